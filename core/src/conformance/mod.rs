@@ -1,0 +1,180 @@
+//! The properties that every store has to pass, ours and anybody's.
+//!
+//! A store runs the suite by implementing [`Fixture`] and naming it once; each property becomes a test of its own:
+//!
+//! ```
+//! use enlist_core::conformance::Fixture;
+//! use enlist_core::store::MemoryStore;
+//!
+//! struct Memory(MemoryStore);
+//!
+//! impl Fixture for Memory {
+//!     type Store = MemoryStore;
+//!
+//!     async fn fresh() -> Self {
+//!         Self(MemoryStore::new())
+//!     }
+//!
+//!     async fn handle(&self) -> MemoryStore {
+//!         self.0.clone()
+//!     }
+//!
+//!     fn block_on<T>(future: impl Future<Output = T>) -> T {
+//!         futures_util::FutureExt::now_or_never(future).expect("memory never waits")
+//!     }
+//! }
+//!
+//! enlist_core::store_conformance!(Memory);
+//! ```
+//!
+//! A property is an `async fn` over the fixture that panics when it does not hold. They work on the contract itself,
+//! with entities in states that services would need many steps to reach.
+
+pub mod commit;
+pub mod contact;
+pub mod event;
+pub mod query;
+pub mod race;
+pub mod round_trip;
+pub mod sample;
+
+use std::future::Future;
+
+use crate::store::Store;
+
+/// A store to be tested, empty and migrated; dropping it removes its data.
+pub trait Fixture: Sized + Send + Sync {
+    /// The store under test.
+    type Store: Store;
+
+    /// A store that nobody else uses, empty and migrated.
+    fn fresh() -> impl Future<Output = Self> + Send;
+
+    /// A handle on its data. Each call opens it anew, as another process would, where the store can do that.
+    fn handle(&self) -> impl Future<Output = Self::Store> + Send;
+
+    /// Runs a future to its end, on whatever runtime the store needs.
+    fn block_on<T>(future: impl Future<Output = T>) -> T;
+}
+
+/// Declares [`store_conformance!`](crate::store_conformance) from the one list of properties.
+macro_rules! properties {
+    (($d:tt) $($module:ident { $($property:ident,)* })*) => {
+        /// Expands into one named `#[test]` for each property that a store has to pass, by module.
+        #[macro_export]
+        macro_rules! store_conformance {
+            ($d fixture:ty) => {
+                $(
+                    mod $module {
+                        #[allow(unused_imports)]
+                        use super::*;
+                        $(
+                            #[test]
+                            fn $property() {
+                                <$d fixture as $crate::conformance::Fixture>::block_on(async {
+                                    let fixture = <$d fixture as $crate::conformance::Fixture>::fresh().await;
+                                    $crate::conformance::$module::$property(&fixture).await;
+                                });
+                            }
+                        )*
+                    }
+                )*
+            };
+        }
+    };
+}
+
+properties! {
+    ($)
+    commit {
+        revision_rises_by_one_with_each_write,
+        a_stale_write_conflicts_and_changes_nothing,
+        a_stale_write_through_another_handle_conflicts,
+        creating_a_host_that_exists_conflicts,
+        writing_a_host_that_does_not_exist_conflicts,
+        a_commit_whose_last_write_fails_leaves_nothing,
+        events_of_a_commit_that_failed_do_not_exist,
+        a_name_is_unique_among_the_unarchived_hosts_of_a_tenant,
+        archiving_a_host_frees_its_name,
+        an_external_id_is_unique_in_its_tenant_archived_or_not,
+        a_hash_is_accepted_once_over_all_hosts_and_for_ever,
+        an_install_tokens_hash_is_accepted_once,
+        a_conflict_is_reported_before_a_clash,
+        two_active_tokens_of_a_lineage_are_refused,
+        two_pending_tokens_of_a_lineage_are_refused,
+        two_issued_install_tokens_of_a_host_are_refused,
+        a_token_takes_anothers_place_in_one_commit,
+        a_commit_writes_several_aggregates_or_none,
+        facts_of_an_enrolment_count_only_until_the_first_report,
+        a_dropped_commit_is_whole_or_absent,
+    }
+    round_trip {
+        a_host_with_every_field_at_its_extremes,
+        a_host_with_nothing_optional,
+        tags_and_labels_are_replaced_whole,
+        every_state_of_an_agent_token,
+        every_origin_of_an_agent_token,
+        every_state_of_an_install_token,
+        a_tenant_bound_install_token_is_an_aggregate_of_its_own,
+        every_event_body,
+        a_report_with_every_field_at_its_extremes,
+        a_report_with_nothing_optional,
+        a_container_with_every_field_at_its_extremes,
+    }
+    query {
+        an_aggregate_is_loaded_by_every_key,
+        an_aggregate_holds_every_live_token_and_no_other,
+        absent_keys_load_nothing,
+        a_token_is_authenticated_in_every_state,
+        a_revocation_is_seen_by_the_next_authentication,
+        an_archived_host_is_seen_by_the_next_authentication,
+        a_host_is_found_by_id_external_id_and_name,
+        an_archived_host_is_not_found_by_name,
+        pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added,
+        a_scope_hides_other_tenants_and_kinds,
+        hosts_are_filtered_by_status,
+        hosts_are_filtered_by_tag_kind_and_tenant,
+        a_name_prefix_is_taken_to_the_byte,
+        pages_of_tokens_miss_and_repeat_nothing,
+    }
+    event {
+        positions_rise_in_the_order_of_commits,
+        pages_of_events_miss_and_repeat_nothing,
+        events_are_filtered_by_host_tenant_and_type,
+        a_scope_hides_events_of_other_tenants_and_kinds,
+    }
+    contact {
+        a_report_makes_a_pending_host_online_with_one_event,
+        last_seen_never_goes_back,
+        a_contact_never_raises_the_revision,
+        a_repeated_report_is_a_duplicate_and_writes_nothing,
+        another_report_of_the_same_time_is_a_conflict_and_the_first_stays,
+        repeats_within_one_call_are_duplicates,
+        a_duplicate_is_a_contact,
+        an_older_report_adds_its_snapshot_and_nothing_else,
+        newer_facts_replace_only_what_they_know,
+        a_complete_report_removes_the_containers_that_it_lacks,
+        an_incomplete_report_removes_nothing,
+        a_removed_container_comes_back,
+        unchanged_containers_do_not_raise_the_version,
+        two_handles_agree_on_the_containers,
+        an_archived_host_takes_no_report,
+        an_absent_host_takes_no_report,
+        a_host_archived_through_another_handle_takes_no_report,
+        each_report_of_a_call_gets_its_own_answer_in_order,
+        an_empty_call_is_answered,
+        a_touch_makes_a_host_online_with_one_event,
+        a_touch_passes_over_absent_and_archived_hosts,
+        telemetry_is_read_by_range_in_pages,
+        containers_are_read_in_pages,
+        a_dropped_append_is_whole_or_absent,
+    }
+    race {
+        one_of_many_commits_at_one_revision_wins,
+        one_of_sixty_four_claims_wins_an_install_token,
+        one_claim_sent_sixty_four_times_buys_one_credential,
+        one_report_sent_many_times_at_once_is_stored_once,
+        a_first_use_in_many_requests_promotes_once,
+        a_cursor_over_events_skips_none_while_commits_race,
+    }
+}

@@ -1,0 +1,171 @@
+//! Many at once: exactly one wins, and nobody is told something that is not so.
+//!
+//! Whatever can be shown by a stale revision stands in [`commit`](super::commit), where it fails every time. These
+//! look for what only happens between tasks.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::Fixture;
+use super::sample::{self, at};
+use crate::event::{EventBody, Position};
+use crate::fleet::{EnrolError, Limits};
+use crate::host::{HostKind, HostName};
+use crate::policy::{Actor, Scope};
+use crate::secret::{PlainToken, Prefix};
+use crate::store::{
+    AgentTokenQuery, AppendOutcome, Commit, EventQuery, Revision, Store, StoreErrorKind, TelemetryQuery,
+};
+use crate::wire::{CreateHost, ExchangeRequest};
+use crate::{Clock, Fleet, HostId, ManualClock, SystemEntropy};
+
+fn fleet(store: impl Store) -> Fleet {
+    let clock: Arc<ManualClock> = Arc::new(ManualClock::new(at(0)));
+    let mut limits = Limits::default();
+    limits.refused_exchanges_per_minute = NonZeroU32::new(10_000);
+    let (fleet, _drivers) =
+        Fleet::builder(store).clock(clock as Arc<dyn Clock>).limits(limits).build().expect("the limits are valid");
+    fleet
+}
+
+async fn create_host(fleet: &Fleet) -> (HostId, PlainToken) {
+    let request = CreateHost {
+        tenant_id: Some(sample::tenant("acme")),
+        ..CreateHost::new(HostName::new(sample::hash().to_hex()).expect("valid"), HostKind::Byoc)
+    };
+    let created = fleet.admin(&Actor::operator(sample::actor())).create_host(request).await.unwrap();
+    (created.host.id, created.install_token.expect("one was asked for").token)
+}
+
+fn exchange(install_token: &PlainToken, claim: crate::TokenHash) -> ExchangeRequest {
+    let install_token = install_token.expose().to_owned();
+    ExchangeRequest { install_token, claim: Some(claim), facts: None, host: None }
+}
+
+/// The rest is told so, and the store holds what the winner wrote.
+pub async fn one_of_many_commits_at_one_revision_wins(fixture: &impl Fixture) {
+    let handles = [fixture.handle().await, fixture.handle().await];
+    let host = sample::host("a");
+    sample::create(&handles[0], &host).await;
+    for round in 1..=10 {
+        let attempts = (0..16).map(|n| {
+            let token = sample::agent_token(&host);
+            let write =
+                crate::store::HostWrite { agent_tokens: vec![token], ..sample::write(Revision::new(round), &host) };
+            handles[n % 2].commit(Commit::of(write, vec![sample::event(&host)]))
+        });
+        let results = join_all(attempts).await;
+        let won = results.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(won, 1, "round {round}");
+        assert!(results.iter().flat_map(|r| r.as_ref().err()).all(|e| e.kind() == StoreErrorKind::Conflict));
+        let aggregate = sample::load(&handles[1], host.id).await;
+        assert_eq!(aggregate.agent_tokens.len() as u64, round);
+        assert_eq!(aggregate.revision, Revision::new(round + 1));
+    }
+}
+
+/// 64 hosts with one install token between them: one credential, 63 clear refusals.
+pub async fn one_of_sixty_four_claims_wins_an_install_token(fixture: &impl Fixture) {
+    let fleets = [fleet(fixture.handle().await), fleet(fixture.handle().await)];
+    let (host_id, token) = create_host(&fleets[0]).await;
+    let attempts = (0..64).map(|n| fleets[n % 2].enrol(exchange(&token, sample::hash()), None));
+    let results = join_all(attempts).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    let refused = results.iter().filter(|result| matches!(result, Err(EnrolError::AlreadyUsed))).count();
+    assert_eq!(refused, 63);
+    let store = fixture.handle().await;
+    let query = AgentTokenQuery { host_id, after: None, limit: 100 };
+    assert_eq!(store.list_agent_tokens(&query).await.unwrap().items.len(), 1);
+}
+
+/// One host that repeats itself: 64 successes, one credential.
+pub async fn one_claim_sent_sixty_four_times_buys_one_credential(fixture: &impl Fixture) {
+    let fleets = [fleet(fixture.handle().await), fleet(fixture.handle().await)];
+    let (host_id, token) = create_host(&fleets[0]).await;
+    let claim = sample::hash();
+    let results = join_all((0..64).map(|n| fleets[n % 2].enrol(exchange(&token, claim), None))).await;
+    let ids: Vec<_> = results.into_iter().map(|result| result.expect("it is the same claim").agent_token.id).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    let store = fixture.handle().await;
+    let query = AgentTokenQuery { host_id, after: None, limit: 100 };
+    let tokens = store.list_agent_tokens(&query).await.unwrap().items;
+    assert_eq!(tokens.iter().map(|token| (token.id, token.hash)).collect::<Vec<_>>(), [(ids[0], claim)]);
+}
+
+/// A client that repeats itself before it was answered.
+pub async fn one_report_sent_many_times_at_once_is_stored_once(fixture: &impl Fixture) {
+    let handles = [fixture.handle().await, fixture.handle().await];
+    let host = sample::host("a");
+    sample::create(&handles[0], &host).await;
+    let report = sample::report(at(1));
+    let attempts = (0..16).map(|n| handles[n % 2].append(vec![sample::append(&host, report.clone())]));
+    let outcomes: Vec<_> =
+        join_all(attempts).await.into_iter().flat_map(|appended| appended.unwrap().outcomes).collect();
+    let accepted = outcomes.iter().filter(|outcome| matches!(outcome, AppendOutcome::Accepted)).count();
+    let duplicates = outcomes.iter().filter(|outcome| matches!(outcome, AppendOutcome::Duplicate)).count();
+    assert_eq!((accepted, duplicates), (1, 15));
+    let query = TelemetryQuery { host_id: host.id, from: at(0), to: at(9), after: None, limit: 10 };
+    assert_eq!(handles[0].list_telemetry(&query).await.unwrap().items.len(), 1);
+}
+
+/// All are served; the promotion is one commit with one event.
+pub async fn a_first_use_in_many_requests_promotes_once(fixture: &impl Fixture) {
+    let fleets = [fleet(fixture.handle().await), fleet(fixture.handle().await)];
+    let (_, install_token) = create_host(&fleets[0]).await;
+    let token = PlainToken::generate(Prefix::AGENT, &SystemEntropy);
+    fleets[0].enrol(exchange(&install_token, token.hash()), None).await.unwrap();
+    let results = join_all((0..32).map(|n| fleets[n % 2].authenticate(token.expose()))).await;
+    assert!(results.iter().all(Result::is_ok));
+    let store = fixture.handle().await;
+    let query = EventQuery { r#type: Some("agent_token.promoted".into()), ..EventQuery::new(Scope::All, 10) };
+    let events = store.list_events(&query).await.unwrap().items;
+    assert!(matches!(
+        events.iter().map(|event| &event.event.body).collect::<Vec<_>>()[..],
+        [EventBody::AgentTokenPromoted { retired: None, .. }]
+    ));
+}
+
+/// A reader that follows the events sees each of them, however commits and reads fall.
+pub async fn a_cursor_over_events_skips_none_while_commits_race(fixture: &impl Fixture) {
+    let handles = [fixture.handle().await, fixture.handle().await];
+    let reader = fixture.handle().await;
+    let host = sample::host("a");
+    let commits = (0..40).map(|n| {
+        let events = vec![sample::event(&host), sample::event(&host)];
+        handles[n % 2].commit(Commit { writes: Vec::new(), events })
+    });
+    let follow = async {
+        let mut seen: Vec<crate::event::Event> = Vec::new();
+        // Bounded: a store that loses an event fails instead of hanging.
+        for _ in 0..100_000 {
+            let after = seen.last().map_or(Position::START, |event| event.position);
+            let page = reader.list_events(&EventQuery { after, ..EventQuery::new(Scope::All, 7) }).await.unwrap();
+            seen.extend(page.items);
+            if seen.len() >= 80 {
+                break;
+            }
+            futures_util::pending!();
+        }
+        seen
+    };
+    let wake = async {
+        // `pending!` needs somebody to poll again: a future that is always woken.
+        std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            std::task::Poll::<()>::Pending
+        })
+        .await;
+    };
+    let follow = async {
+        match futures_util::future::select(Box::pin(follow), Box::pin(wake)).await {
+            futures_util::future::Either::Left((seen, _)) => seen,
+            futures_util::future::Either::Right(_) => unreachable!("it never ends"),
+        }
+    };
+    let (written, seen) = futures_util::future::join(join_all(commits), follow).await;
+    let mut written: Vec<_> = written.into_iter().flat_map(|events| events.unwrap()).collect();
+    written.sort_unstable_by_key(|event| event.position);
+    assert_eq!(seen, written);
+}

@@ -1,0 +1,90 @@
+//! Building a fleet.
+
+use std::sync::Arc;
+
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::{Entropy, SystemEntropy};
+use crate::fleet::driver::Drivers;
+use crate::fleet::limits::{Alarms, Limits, RefusalLimit};
+use crate::fleet::{Fleet, Inner, cache, contact, queue};
+use crate::id::TenantId;
+use crate::policy::{DefaultPolicy, Policy};
+use crate::store::Store;
+
+/// Collects what a [`Fleet`] is made of. Made by [`Fleet::builder`].
+#[must_use]
+pub struct FleetBuilder {
+    store: Arc<dyn Store>,
+    policy: Arc<dyn Policy>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    limits: Limits,
+    default_tenant: Option<TenantId>,
+}
+
+/// Limits that contradict each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("limits: {0}")]
+pub struct BuildError(pub(super) &'static str);
+
+impl FleetBuilder {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            policy: Arc::new(DefaultPolicy),
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(SystemEntropy),
+            limits: Limits::default(),
+            default_tenant: None,
+        }
+    }
+
+    /// Who may do what; [`DefaultPolicy`] unless it is set.
+    pub fn policy(self, policy: impl Policy) -> Self {
+        Self { policy: Arc::new(policy), ..self }
+    }
+
+    /// Where the time comes from; the operating system unless it is set.
+    pub fn clock(self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self }
+    }
+
+    /// Where ids and secrets come from; the operating system unless it is set.
+    pub fn entropy(self, entropy: impl Entropy) -> Self {
+        Self { entropy: Arc::new(entropy), ..self }
+    }
+
+    /// Windows, sizes and rates; [`Limits::default`] unless they are set.
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The tenant of hosts that are created without one, for a service with a single tenant.
+    pub fn default_tenant(self, tenant: TenantId) -> Self {
+        Self { default_tenant: Some(tenant), ..self }
+    }
+
+    /// The fleet, and the part of it that has to be spawned.
+    ///
+    /// # Errors
+    /// When the limits contradict each other.
+    pub fn build(self) -> Result<(Fleet, Drivers), BuildError> {
+        let Self { store, policy, clock, entropy, limits, default_tenant } = self;
+        limits.check()?;
+        let (sender, receiver) = queue::channel(limits.queue_reports, limits.queue_bytes);
+        let inner = Arc::new(Inner {
+            cache: cache::CredentialCache::new(limits.cached_credentials, limits.credential_cache_ttl),
+            contacts: contact::Contacts::default(),
+            reports: sender,
+            refusals: RefusalLimit::new(limits.refused_exchanges_per_minute, Arc::clone(&clock)),
+            alarms: Alarms::default(),
+            store,
+            policy,
+            clock,
+            entropy,
+            limits,
+            default_tenant,
+        });
+        Ok((Fleet { inner: Arc::clone(&inner) }, Drivers::new(inner, receiver)))
+    }
+}

@@ -1,0 +1,172 @@
+//! The part of a fleet that runs by itself.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{self, Either};
+
+use crate::fleet::queue::{Job, Receiver};
+use crate::fleet::{Fleet, Inner};
+use crate::id::EventId;
+use crate::store::{Contact, StoreError, StoreErrorKind};
+
+/// How the drivers sleep. One method, so that any runtime can give it.
+pub trait Timer: Send + Sync + 'static {
+    /// Completes after `duration`.
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// Sleeps with tokio.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokioTimer;
+
+#[cfg(feature = "tokio")]
+impl Timer for TokioTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// What a fleet does by itself: it commits reports in groups, and writes contacts.
+///
+/// Whoever builds a fleet spawns [`Drivers::run`]. Until it is first polled, and after it has ended or was dropped,
+/// reports and heartbeats are refused at once with `Unavailable`; they never hang, and nothing else needs it.
+#[must_use = "without its drivers a fleet takes no reports: spawn `drivers.run(…)`"]
+pub struct Drivers {
+    fleet: Arc<Inner>,
+    receiver: Receiver,
+}
+
+impl Drivers {
+    pub(super) const fn new(fleet: Arc<Inner>, receiver: Receiver) -> Self {
+        Self { fleet, receiver }
+    }
+
+    /// Runs until `shutdown` completes; then takes no more reports, commits those that were taken, and ends.
+    ///
+    /// Dropping the future in mid-flight is safe: whoever waits for an answer gets `Unavailable`, and may send again.
+    pub async fn run(self, timer: impl Timer, shutdown: impl Future<Output = ()> + Send) {
+        let Self { fleet, receiver } = self;
+        receiver.open();
+        let shutdown = shutdown.boxed().shared();
+        future::join(commit_reports(&fleet, receiver, shutdown.clone()), write_contacts(&fleet, &timer, shutdown))
+            .await;
+    }
+}
+
+impl std::fmt::Debug for Drivers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Drivers").finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// Whether the drivers run, so that reports and heartbeats are taken.
+    pub fn accepts_reports(&self) -> bool {
+        self.inner.reports.check().is_ok()
+    }
+}
+
+/// Group commit: a batch is what came while the commit before it ran, so an idle server commits a lone report at once
+/// and a busy one needs no timer.
+async fn commit_reports(fleet: &Inner, mut receiver: Receiver, shutdown: impl Future<Output = ()> + Unpin) {
+    let mut shutdown = shutdown.fuse();
+    loop {
+        let first = {
+            let next = pin!(receiver.next());
+            match future::select(next, &mut shutdown).await {
+                Either::Left((job, _)) => job,
+                Either::Right(_) => break,
+            }
+        };
+        let Some(first) = first else { return };
+        commit_batch(fleet, fill_batch(fleet, first, &mut receiver)).await;
+    }
+    receiver.close();
+    while let Some(first) = receiver.next().await {
+        commit_batch(fleet, fill_batch(fleet, first, &mut receiver)).await;
+    }
+}
+
+fn fill_batch(fleet: &Inner, first: Job, receiver: &mut Receiver) -> Vec<Job> {
+    let mut bytes = first.slot.bytes();
+    let mut batch = vec![first];
+    while batch.len() < fleet.limits.batch_reports && bytes < fleet.limits.batch_bytes {
+        let Some(job) = receiver.try_next() else { break };
+        bytes += job.slot.bytes();
+        batch.push(job);
+    }
+    batch
+}
+
+async fn commit_batch(fleet: &Inner, batch: Vec<Job>) {
+    let mut waiting = Vec::with_capacity(batch.len());
+    let mut reports = Vec::with_capacity(batch.len());
+    for Job { append, reply, slot } in batch {
+        reports.push(append);
+        waiting.push((reply, slot));
+    }
+    // A request whose future was dropped is stored all the same; there is only nobody to tell.
+    match fleet.store.append(reports).await {
+        Ok(appended) if appended.outcomes.len() == waiting.len() => {
+            for ((reply, _slot), outcome) in waiting.into_iter().zip(appended.outcomes) {
+                let _ = reply.send(Ok(outcome));
+            }
+        }
+        Ok(_) => {
+            tracing::error!("the store answered for another number of reports than it was given");
+            refuse_all(waiting, &StoreError::new(StoreErrorKind::Corrupt));
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, reports = waiting.len(), "reports not stored");
+            refuse_all(waiting, &error);
+        }
+    }
+}
+
+type Waiting = (futures_channel::oneshot::Sender<Result<crate::store::AppendOutcome, StoreError>>, super::queue::Slot);
+
+fn refuse_all(waiting: Vec<Waiting>, error: &StoreError) {
+    for (reply, _slot) in waiting {
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+/// Writes the contacts that brought no report, every interval and once more at the end.
+async fn write_contacts(fleet: &Inner, timer: &impl Timer, shutdown: impl Future<Output = ()> + Unpin) {
+    let mut shutdown = shutdown.fuse();
+    loop {
+        let stop =
+            matches!(future::select(timer.sleep(fleet.limits.contact_interval), &mut shutdown).await, Either::Right(_));
+        flush_contacts(fleet).await;
+        if stop {
+            return;
+        }
+    }
+}
+
+async fn flush_contacts(fleet: &Inner) {
+    let noted = fleet.contacts.take();
+    if noted.is_empty() {
+        return;
+    }
+    let contacts: Vec<_> = noted
+        .iter()
+        .map(|(host_id, (token_id, at))| Contact {
+            host_id: *host_id,
+            token_id: *token_id,
+            at: *at,
+            event_id: EventId::generate(*at, &*fleet.entropy),
+        })
+        .collect();
+    if let Err(error) = fleet.store.touch(contacts).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, hosts = noted.len(), "contacts not written yet");
+        for (host_id, (token_id, at)) in noted {
+            fleet.contacts.note(host_id, token_id, at);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Why a service refuses, and how each refusal looks over HTTP.
+
+use std::time::Duration;
+
+use crate::agent_token::Refusal;
+use crate::clock::Timestamp;
+use crate::error::FieldError;
+use crate::id::{AgentTokenId, HostId};
+use crate::secret::MalformedToken;
+use crate::store::{StoreError, StoreErrorKind};
+use crate::wire::{AgentAction, Code, Problem};
+
+/// How long a client waits before it asks a service again that could not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Why an administrative verb was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// There is no such thing, or the policy hides it.
+    #[error("not found")]
+    NotFound,
+    /// The policy forbids it.
+    #[error("the policy does not let this actor do that")]
+    Forbidden,
+    /// A field is out of its bounds.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// A query parameter is out of its bounds.
+    #[error("{0}")]
+    InvalidQuery(&'static str),
+    /// Another unarchived host of the tenant has this name.
+    #[error("another unarchived host of the tenant has this name")]
+    NameTaken(Option<HostId>),
+    /// Another host of the tenant has this external id.
+    #[error("another host of the tenant has this external id")]
+    ExternalIdTaken(Option<HostId>),
+    /// The host is out of service.
+    #[error("the host is archived: nothing can be issued for it")]
+    HostArchived,
+    /// It changed under every attempt.
+    #[error("the host changed under every attempt: try again")]
+    Conflict,
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// Why an exchange was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrolError {
+    /// The body breaks a bound.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// It is not an install token. Nothing was looked up.
+    #[error("the install token is malformed: {0}")]
+    Malformed(MalformedToken),
+    /// Unknown, revoked or expired.
+    #[error("the install token is unknown, revoked or expired: ask for a new one")]
+    InvalidToken,
+    /// Another claim has won.
+    #[error("the install token was already used: ask for a new one")]
+    AlreadyUsed,
+    /// The claim's hash was seen before.
+    #[error("the claim was used before: draw another agent token")]
+    ClaimInUse,
+    /// The credential that it bought has been refused since.
+    #[error("the credential that this claim bought has been refused since")]
+    Refused(AgentTokenId, Refusal),
+    /// Too many refused exchanges from this address.
+    #[error("too many refused exchanges")]
+    RateLimited(Duration),
+    /// The token is for a tenant, and this version makes no hosts from one yet.
+    #[error("install tokens of a tenant cannot be exchanged yet: ask for one of a host")]
+    TenantBound,
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// Why a presented agent token was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthenticateError {
+    /// None was presented.
+    #[error("present an agent token: Authorization: Bearer eat_…")]
+    Missing,
+    /// More than one `Authorization` header, or not the Bearer scheme.
+    #[error("{0}")]
+    BadHeader(&'static str),
+    /// It is not an agent token. Nothing was looked up.
+    #[error("the agent token is malformed: {0}")]
+    Malformed(MalformedToken),
+    /// Nobody has it.
+    #[error("the agent token is unknown")]
+    Unknown,
+    /// It is known, and refused.
+    #[error("the agent token is refused")]
+    Refused(AgentTokenId, Refusal),
+    /// The store failed: says nothing about the credential.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// Why a report was refused. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// It breaks a bound.
+    #[error("{error}")]
+    Invalid {
+        /// Which.
+        error: FieldError,
+        /// The server's clock.
+        server_time: Timestamp,
+    },
+    /// The host was archived meanwhile.
+    #[error("the host is archived")]
+    HostArchived,
+    /// The host was deleted meanwhile.
+    #[error("the host is deleted")]
+    HostDeleted,
+    /// The queue is full.
+    #[error("the ingest queue is full")]
+    Overloaded,
+    /// Its fate is unknown: send it again.
+    #[error("the report was not acknowledged: send it again")]
+    Unavailable(#[source] StoreError),
+}
+
+/// Why a verb of an agent failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The drivers do not run.
+    #[error(transparent)]
+    Unavailable(StoreError),
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            StoreErrorKind::Conflict => Self::Conflict,
+            _ => Self::Store(error),
+        }
+    }
+}
+
+impl From<StoreError> for EnrolError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StoreError> for AuthenticateError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StoreError> for AgentError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            StoreErrorKind::Unavailable | StoreErrorKind::Conflict | StoreErrorKind::SchemaVersion => {
+                Self::new(Code::Unavailable, "The service cannot answer just now; try again.")
+                    .with_retry_after(RETRY_AFTER)
+            }
+            _ => Self::new(Code::Internal, "The service failed; its log says more."),
+        }
+    }
+}
+
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AdminError::NotFound => Self::new(Code::NotFound, "There is no such thing, or it is not yours."),
+            AdminError::Forbidden => Self::new(Code::Forbidden, detail),
+            AdminError::Invalid(error) => error.into(),
+            AdminError::InvalidQuery(_) => Self::new(Code::InvalidRequest, detail),
+            AdminError::NameTaken(host_id) => {
+                Self { host_id, field: Some("/name".into()), ..Self::new(Code::NameTaken, detail) }
+            }
+            AdminError::ExternalIdTaken(host_id) => {
+                Self { host_id, field: Some("/external_id".into()), ..Self::new(Code::ExternalIdTaken, detail) }
+            }
+            // To an administrator it is a state in the way, not a refused credential.
+            AdminError::HostArchived => Self::new(Code::HostArchived, detail).with_status(409),
+            AdminError::Conflict => Self::new(Code::Conflict, detail).with_retry_after(RETRY_AFTER),
+            AdminError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<EnrolError> for Problem {
+    fn from(error: EnrolError) -> Self {
+        let detail = error.to_string();
+        let about_token = |code| Self { field: Some("/install_token".into()), ..Self::new(code, detail.clone()) };
+        match error {
+            EnrolError::Invalid(error) => error.into(),
+            EnrolError::Malformed(_) => about_token(Code::InvalidInstallToken).with_status(400),
+            EnrolError::InvalidToken => about_token(Code::InvalidInstallToken).with_action(AgentAction::ReEnrol),
+            EnrolError::AlreadyUsed => about_token(Code::InstallTokenAlreadyUsed).with_action(AgentAction::ReEnrol),
+            EnrolError::ClaimInUse => Self { field: Some("/claim".into()), ..Self::new(Code::ClaimInUse, detail) }
+                .with_action(AgentAction::Propose),
+            EnrolError::Refused(token_id, refusal) => refused(token_id, refusal),
+            EnrolError::RateLimited(after) => Self::new(Code::RateLimited, detail).with_retry_after(after),
+            EnrolError::TenantBound => about_token(Code::InvalidField),
+            EnrolError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AuthenticateError> for Problem {
+    fn from(error: AuthenticateError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AuthenticateError::Missing => Self::new(Code::MissingToken, detail),
+            AuthenticateError::BadHeader(_) => Self::new(Code::InvalidRequest, detail),
+            AuthenticateError::Malformed(_) | AuthenticateError::Unknown => {
+                Self::new(Code::InvalidToken, detail).with_action(AgentAction::ReEnrol)
+            }
+            AuthenticateError::Refused(token_id, refusal) => refused(token_id, refusal),
+            AuthenticateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReportError> for Problem {
+    fn from(error: ReportError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ReportError::Invalid { error, server_time } => Self::from(error).with_server_time(server_time),
+            ReportError::HostArchived => Self::new(Code::HostArchived, detail).with_action(AgentAction::Stop),
+            ReportError::HostDeleted => Self::new(Code::HostDeleted, detail).with_action(AgentAction::Stop),
+            ReportError::Overloaded => Self::new(Code::Overloaded, detail).with_retry_after(RETRY_AFTER),
+            ReportError::Unavailable(_) => Self::new(Code::Unavailable, detail).with_retry_after(RETRY_AFTER),
+        }
+    }
+}
+
+impl From<AgentError> for Problem {
+    fn from(AgentError::Unavailable(error): AgentError) -> Self {
+        error.into()
+    }
+}
+
+/// A refused credential: what it means to the agent, and the token's public id.
+fn refused(token_id: AgentTokenId, refusal: Refusal) -> Problem {
+    let (code, action, detail) = match refusal {
+        Refusal::HostArchived => (Code::HostArchived, AgentAction::Stop, "The host is out of service."),
+        Refusal::Revoked => (Code::TokenRevoked, AgentAction::ReEnrol, "The credential was revoked."),
+        Refusal::Expired => (Code::TokenExpired, AgentAction::Propose, "The credential has expired."),
+        Refusal::Superseded => (Code::TokenSuperseded, AgentAction::Retry, "A successor is in use."),
+        Refusal::ReuseDetected => {
+            (Code::TokenReuseDetected, AgentAction::ReEnrol, "A retired credential was presented again.")
+        }
+        Refusal::Displaced => (Code::TokenDisplaced, AgentAction::Propose, "The successor yielded to another."),
+        Refusal::ClaimInUse => (Code::ClaimInUse, AgentAction::Propose, "Draw another agent token."),
+        Refusal::RotationPending => (Code::RotationPending, AgentAction::Retry, "An administrator's successor waits."),
+        Refusal::RotationConflict => {
+            (Code::RotationConflict, AgentAction::Retry, "Another holder has proposed a successor.")
+        }
+    };
+    Problem { token_id: Some(token_id), ..Problem::new(code, detail).with_action(action) }
+}

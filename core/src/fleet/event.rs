@@ -1,0 +1,52 @@
+//! Events, as administrators read them.
+
+use serde::Deserialize;
+
+use crate::event::Position;
+use crate::fleet::error::AdminError;
+use crate::fleet::{Admin, page_body, page_size, parse_cursor};
+use crate::id::{HostId, TenantId};
+use crate::policy::Action;
+use crate::store::EventQuery;
+use crate::wire::{EventReply, PageBody};
+
+/// Which events to list: the query of `GET /v1/events`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventFilter {
+    /// Of this host only.
+    #[serde(default)]
+    pub host_id: Option<HostId>,
+    /// Of this tenant only.
+    #[serde(default)]
+    pub tenant_id: Option<TenantId>,
+    /// Of this type only, as in `host.created`.
+    #[serde(default)]
+    pub r#type: Option<String>,
+    /// `next_cursor` of the page before, or any position: what follows it is listed.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// How many; 50 unless it is said, 500 at most.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+impl Admin<'_> {
+    /// A page of the events that the actor may see, oldest first. The position of the last one is a cursor at any
+    /// time: a reader that comes back with it misses nothing.
+    ///
+    /// # Errors
+    /// When the cursor is none of ours.
+    pub async fn list_events(&self, filter: EventFilter) -> Result<PageBody<EventReply>, AdminError> {
+        let query = EventQuery {
+            scope: self.fleet.policy.scope(self.actor, Action::ReadEvents),
+            host_id: filter.host_id,
+            tenant_id: filter.tenant_id,
+            r#type: filter.r#type,
+            after: parse_cursor(filter.cursor.as_deref())?.unwrap_or(Position::START),
+            limit: page_size(filter.limit),
+        };
+        let page = self.fleet.store.list_events(&query).await?;
+        Ok(page_body(page, |event| event.position.to_string(), EventReply::from))
+    }
+}

@@ -1,0 +1,218 @@
+//! Hosts, as administrators see and change them.
+
+use serde::Deserialize;
+
+use crate::agent_token::RevokeReason;
+use crate::error::FieldError;
+use crate::event::EventBody;
+use crate::fleet::agent_token::Change;
+use crate::fleet::error::AdminError;
+use crate::fleet::install_token::{Draft, minted_event};
+use crate::fleet::{Admin, page_body, page_size, parse_cursor};
+use crate::host::{Host, HostKind, Lifecycle, MAX_TAGS, Status, Tag};
+use crate::id::{HostId, TenantId};
+use crate::policy::{Action, Resource};
+use crate::store::{
+    Commit, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, Key, StoreError,
+    StoreErrorKind,
+};
+use crate::wire::{CreateHost, CreatedHost, HostBody, MintInstallToken, PageBody};
+
+/// Which hosts to list: the query of `GET /v1/hosts`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostFilter {
+    /// Of this status only. Without one, archived hosts are listed as well.
+    #[serde(default)]
+    pub status: Option<Status>,
+    /// With this tag only.
+    #[serde(default)]
+    pub tag: Option<Tag>,
+    /// Of this kind only.
+    #[serde(default)]
+    pub kind: Option<HostKind>,
+    /// Of this tenant only.
+    #[serde(default)]
+    pub tenant_id: Option<TenantId>,
+    /// With a name that begins so.
+    #[serde(default)]
+    pub q: Option<String>,
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// How many; 50 unless it is said, 500 at most.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+impl Admin<'_> {
+    /// Creates a host, and along with it an install token unless the request says otherwise.
+    ///
+    /// # Errors
+    /// When a field is out of its bounds, no tenant is named and none is implied, the policy forbids it, or the name
+    /// or external id is taken: the error then names the host that has it, so that a create whose reply was lost can
+    /// be found again.
+    pub async fn create_host(&self, request: CreateHost) -> Result<CreatedHost, AdminError> {
+        let tenant_id = self.tenant(request.tenant_id.as_ref())?;
+        self.authorize(Action::CreateHost, Resource { tenant_id: &tenant_id, kind: request.kind })?;
+        if request.tags.len() > MAX_TAGS {
+            return Err(FieldError::invalid("/tags", format!("at most {MAX_TAGS} tags")).into());
+        }
+        if request.labels.len() > MAX_TAGS {
+            return Err(FieldError::invalid("/labels", format!("at most {MAX_TAGS} labels")).into());
+        }
+        let draft = match request.mint_install_token {
+            true => {
+                self.authorize(Action::MintInstallToken, Resource { tenant_id: &tenant_id, kind: request.kind })?;
+                let credential_kind = Some(request.credential_kind);
+                Some(Draft::new(self.fleet, &MintInstallToken { credential_kind, expires_at: None })?)
+            }
+            false => None,
+        };
+        let now = self.fleet.now();
+        let host = Host {
+            id: HostId::generate(now, &*self.fleet.entropy),
+            tenant_id,
+            kind: request.kind,
+            name: request.name,
+            external_id: request.external_id,
+            provider: request.provider,
+            availability_zone: request.availability_zone,
+            address: request.address,
+            tags: request.tags,
+            labels: request.labels,
+            cordoned: false,
+            lifecycle: Lifecycle::Live,
+            generation: 0,
+            enrolled_at: None,
+            created_at: now,
+            updated_at: now,
+        };
+        let minted = draft.as_ref().map(|draft| draft.token(&host, &self.actor.id, now, self.fleet));
+        let bodies = [EventBody::HostCreated { name: host.name.clone(), kind: host.kind }];
+        let events = bodies
+            .into_iter()
+            .chain(minted.as_ref().map(minted_event))
+            .map(|body| self.fleet.host_event(&host, Some(&self.actor.id), now, body))
+            .collect();
+        let minted_id = minted.as_ref().map(|token| token.id);
+        let write = HostWrite {
+            install_tokens: minted.into_iter().collect(),
+            ..HostWrite::new(Expected::Absent, host.clone())
+        };
+        if let Err(error) = self.fleet.store.commit(Commit::of(write, events)).await {
+            return Err(self.clash(error, &host).await);
+        }
+        let record = HostRecord { revision: Expected::Absent.next(), host, presence: HostPresence::default() };
+        let install_token = draft.zip(minted_id).map(|(draft, id)| draft.reveal(id));
+        Ok(CreatedHost { host: host_body(record), install_token })
+    }
+
+    /// A host by its id.
+    ///
+    /// # Errors
+    /// When it is not found, or hidden.
+    pub async fn host(&self, host_id: HostId) -> Result<HostBody, AdminError> {
+        self.find(Action::ReadHost, host_id).await.map(host_body)
+    }
+
+    /// A page of the hosts that the actor may see, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the cursor is none of ours.
+    pub async fn list_hosts(&self, filter: HostFilter) -> Result<PageBody<HostBody>, AdminError> {
+        let query = HostQuery {
+            scope: self.fleet.policy.scope(self.actor, Action::ReadHost),
+            status: filter.status,
+            tag: filter.tag,
+            kind: filter.kind,
+            tenant_id: filter.tenant_id,
+            name_prefix: filter.q,
+            after: parse_cursor(filter.cursor.as_deref())?,
+            limit: page_size(filter.limit),
+        };
+        let page = self.fleet.store.list_hosts(&query).await?;
+        Ok(page_body(page, |record| record.host.id.to_string(), host_body))
+    }
+
+    /// Takes a host out of service and cuts off every token of its, in one commit. Idempotent.
+    ///
+    /// # Errors
+    /// When it is not found, or the policy forbids it.
+    pub async fn archive_host(&self, host_id: HostId) -> Result<HostBody, AdminError> {
+        self.change(Action::ArchiveHost, &Key::Host(host_id), |aggregate, now| {
+            let HostAggregate { revision, host, install_token, agent_tokens, .. } = aggregate;
+            if host.is_archived() {
+                return Ok(Change { write: None, cut_off: Vec::new(), result: () });
+            }
+            let revoked: Vec<_> = agent_tokens
+                .into_iter()
+                .filter_map(|token| token.revoke(RevokeReason::HostArchived, now).ok())
+                .collect();
+            let withdrawn = install_token.and_then(|token| token.revoke(now).ok());
+            let mut events = vec![EventBody::HostArchived { revoked: revoked.iter().map(|token| token.id).collect() }];
+            events
+                .extend(withdrawn.as_ref().map(|token| EventBody::InstallTokenRevoked { install_token_id: token.id }));
+            let cut_off = revoked.iter().map(|token| token.hash).collect();
+            let write = HostWrite {
+                install_tokens: withdrawn.into_iter().collect(),
+                agent_tokens: revoked,
+                ..HostWrite::new(Expected::Revision(revision), host.archive(now))
+            };
+            Ok(Change { write: Some((write, events)), cut_off, result: () })
+        })
+        .await?;
+        self.host(host_id).await
+    }
+
+    /// The tenant that is meant: the one that is named, else the actor's only one, else the service's default.
+    fn tenant(&self, named: Option<&TenantId>) -> Result<TenantId, AdminError> {
+        named
+            .or_else(|| self.actor.only_tenant())
+            .or(self.fleet.default_tenant.as_ref())
+            .cloned()
+            .ok_or_else(|| FieldError::invalid("/tenant_id", "required: you have no tenant, or several").into())
+    }
+
+    /// Finds out which host has the name or the external id.
+    async fn clash(&self, error: StoreError, host: &Host) -> AdminError {
+        let lookup = match (error.kind(), &host.external_id) {
+            (StoreErrorKind::NameTaken, _) => HostLookup::Name(host.tenant_id.clone(), host.name.clone()),
+            (StoreErrorKind::ExternalIdTaken, Some(external_id)) => {
+                HostLookup::ExternalId(host.tenant_id.clone(), external_id.clone())
+            }
+            _ => return error.into(),
+        };
+        let found = self.fleet.store.find_host(&lookup).await;
+        let other = found.ok().flatten().map(|record| record.host.id);
+        match error.kind() {
+            StoreErrorKind::NameTaken => AdminError::NameTaken(other),
+            _ => AdminError::ExternalIdTaken(other),
+        }
+    }
+}
+
+pub(super) fn host_body(record: HostRecord) -> HostBody {
+    let HostRecord { revision, host, presence } = record;
+    HostBody {
+        id: host.id,
+        status: Status::of(host.lifecycle, presence.presence),
+        tenant_id: host.tenant_id,
+        external_id: host.external_id,
+        name: host.name,
+        kind: host.kind,
+        cordoned: host.cordoned,
+        provider: host.provider,
+        availability_zone: host.availability_zone,
+        address: host.address,
+        facts: presence.facts,
+        tags: host.tags,
+        labels: host.labels,
+        last_seen_at: presence.presence.last_seen_at(),
+        enrolled_at: host.enrolled_at,
+        archived_at: host.lifecycle.archived_at(),
+        created_at: host.created_at,
+        updated_at: host.updated_at,
+        revision: revision.get(),
+    }
+}

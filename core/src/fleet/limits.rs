@@ -1,0 +1,196 @@
+//! Windows, sizes and rates, and the limiters that hold to them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter};
+
+use crate::clock::{Clock, Timestamp};
+use crate::fleet::builder::BuildError;
+use crate::id::InstallTokenId;
+
+/// Windows, sizes and rates of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// After how much silence a host counts as unreachable. Default 90 s.
+    pub liveness_window: Duration,
+    /// How often agents shall report; at most a third of the liveness window is asked for. Default 30 s.
+    pub report_interval: Duration,
+    /// How long an install token can be exchanged unless its maker says otherwise. Default 15 min.
+    pub install_token_life: Duration,
+    /// The largest body of an agent's request, in bytes. Default 1 MiB. HTTP adapters hold to it.
+    pub body_bytes: usize,
+    /// How many reports may wait for the store. Default 4,096.
+    pub queue_reports: usize,
+    /// How many bytes of JSON may wait for the store. Default 64 MiB.
+    pub queue_bytes: usize,
+    /// How many reports one transaction takes. Default 256.
+    pub batch_reports: usize,
+    /// How many bytes of JSON one transaction takes. Default 4 MiB.
+    pub batch_bytes: usize,
+    /// How many credentials are remembered. Default 100,000.
+    pub cached_credentials: usize,
+    /// How long one is remembered; never more than 30 s. Default 30 s.
+    pub credential_cache_ttl: Duration,
+    /// How often contacts without a report are written; never more than 5 s. Default 1 s.
+    pub contact_interval: Duration,
+    /// How many refused exchanges a minute an address may have (IPv6: a /64); `None` for no limit. Default 30.
+    pub refused_exchanges_per_minute: Option<NonZeroU32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            liveness_window: Duration::from_secs(90),
+            report_interval: Duration::from_secs(30),
+            install_token_life: crate::install_token::DEFAULT_LIFE,
+            body_bytes: 1 << 20,
+            queue_reports: 4096,
+            queue_bytes: 64 << 20,
+            batch_reports: 256,
+            batch_bytes: 4 << 20,
+            cached_credentials: 100_000,
+            credential_cache_ttl: Duration::from_secs(30),
+            contact_interval: Duration::from_secs(1),
+            refused_exchanges_per_minute: NonZeroU32::new(30),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        let rules = [
+            (self.liveness_window >= Duration::from_secs(3), "the liveness window is at least 3 s"),
+            (!self.report_interval.is_zero(), "the report interval is not zero"),
+            (!self.install_token_life.is_zero(), "the life of an install token is not zero"),
+            (self.install_token_life <= crate::install_token::MAX_LIFE, "an install token lives at most 30 days"),
+            (self.body_bytes >= 1024, "a body may have at least 1 KiB"),
+            (self.queue_reports > 0 && self.batch_reports > 0, "the queue and a batch hold at least one report"),
+            (self.queue_bytes >= self.body_bytes, "the queue holds at least one body"),
+            (self.batch_bytes > 0, "a batch holds at least one byte"),
+            (self.cached_credentials > 0, "at least one credential is remembered"),
+            (self.credential_cache_ttl <= Duration::from_secs(30), "a credential is remembered for at most 30 s"),
+            (
+                !self.contact_interval.is_zero() && self.contact_interval <= Duration::from_secs(5),
+                "contacts are written at least every 5 s",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, broken)) => Err(BuildError(broken)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What refused exchanges are counted by. Without an address everybody shares one bucket: limited, not off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    Unknown,
+    V4(std::net::Ipv4Addr),
+    /// The first half of an address: whoever has one has the whole /64.
+    V6Net(u64),
+}
+
+impl From<Option<IpAddr>> for Source {
+    fn from(address: Option<IpAddr>) -> Self {
+        match address.map(|address| address.to_canonical()) {
+            None => Self::Unknown,
+            Some(IpAddr::V4(v4)) => Self::V4(v4),
+            Some(IpAddr::V6(v6)) => Self::V6Net(first_half(v6)),
+        }
+    }
+}
+
+fn first_half(address: Ipv6Addr) -> u64 {
+    (address.to_bits() >> 64) as u64
+}
+
+/// Core's clock as governor wants one.
+#[derive(Clone)]
+struct Monotonic(Arc<dyn Clock>);
+
+impl governor::clock::Clock for Monotonic {
+    type Instant = Nanos;
+
+    fn now(&self) -> Self::Instant {
+        self.0.monotonic().into()
+    }
+}
+
+type AddressLimiter = RateLimiter<Source, DefaultKeyedStateStore<Source>, Monotonic, NoOpMiddleware<Nanos>>;
+
+/// Counts refused exchanges by address. Only refusals count, and only refusals are limited: a neighbour behind the
+/// same address can never keep a valid enrolment out.
+pub(super) struct RefusalLimit {
+    limiter: Option<AddressLimiter>,
+    clock: Monotonic,
+}
+
+impl RefusalLimit {
+    /// How many addresses are remembered before those that could start afresh are forgotten.
+    const REMEMBERED: usize = 65_536;
+
+    pub(super) fn new(per_minute: Option<NonZeroU32>, clock: Arc<dyn Clock>) -> Self {
+        let clock = Monotonic(clock);
+        let limiter = per_minute
+            .map(|rate| RateLimiter::new(Quota::per_minute(rate), DefaultKeyedStateStore::default(), clock.clone()));
+        Self { limiter, clock }
+    }
+
+    /// Counts a refusal; beyond the limit, says how long to wait.
+    pub(super) fn count(&self, address: Option<IpAddr>) -> Result<(), Duration> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        if limiter.len() > Self::REMEMBERED {
+            limiter.retain_recent();
+        }
+        limiter.check_key(&Source::from(address)).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+    }
+}
+
+/// Lets an alarm through once an hour a token, and counts those in between.
+#[derive(Default)]
+pub(super) struct Alarms {
+    raised: Mutex<HashMap<InstallTokenId, Raised>>,
+}
+
+struct Raised {
+    at: Timestamp,
+    since: u64,
+}
+
+impl Alarms {
+    const EVERY: Duration = Duration::from_secs(60 * 60);
+    /// Beyond this many tokens the quiet ones are forgotten.
+    const REMEMBERED: usize = 10_000;
+
+    /// How many occurrences an alarm raised now stands for; `None` when one was raised within the hour.
+    pub(super) fn raise(&self, token: InstallTokenId, now: Timestamp) -> Option<u64> {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if raised.len() >= Self::REMEMBERED {
+            raised.retain(|_, raised| now.saturating_since(raised.at) < Self::EVERY);
+        }
+        match raised.get_mut(&token) {
+            Some(known) if now.saturating_since(known.at) < Self::EVERY => {
+                known.since += 1;
+                None
+            }
+            Some(known) => {
+                let attempts = known.since + 1;
+                *known = Raised { at: now, since: 0 };
+                Some(attempts)
+            }
+            None => {
+                raised.insert(token, Raised { at: now, since: 0 });
+                Some(1)
+            }
+        }
+    }
+}

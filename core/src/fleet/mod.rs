@@ -1,0 +1,185 @@
+//! The services: what the state machines, a store, a clock and a policy add up to.
+//!
+//! A [`Fleet`] is cheap to clone and is shared by every handler. There are four ways into it, and no others:
+//!
+//! - [`Fleet::admin`] for an [`Actor`]: administration, under the policy;
+//! - [`Fleet::authenticate`] for a bearer token, which gives the [`AgentIdentity`] that
+//! - [`Fleet::agent`] needs: what a host does for itself;
+//! - [`Fleet::enrol`]: public, the install token is the credential.
+//!
+//! [`Drivers`] is the part that runs by itself; whoever builds a fleet spawns it.
+
+mod agent_token;
+mod builder;
+mod cache;
+mod contact;
+mod driver;
+mod error;
+mod event;
+mod host;
+mod install_token;
+mod limits;
+mod queue;
+mod telemetry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use agent_token::AgentIdentity;
+pub use builder::{BuildError, FleetBuilder};
+#[cfg(feature = "tokio")]
+pub use driver::TokioTimer;
+pub use driver::{Drivers, Timer};
+pub use error::{AdminError, AgentError, AuthenticateError, EnrolError, ReportError};
+pub use event::EventFilter;
+pub use host::HostFilter;
+pub use limits::Limits;
+pub use telemetry::TelemetryRange;
+
+use crate::clock::{Clock, Timestamp};
+use crate::entropy::Entropy;
+use crate::policy::{Action, Actor, Decision, Policy, Resource};
+use crate::store::{HostLookup, HostRecord, Store, StoreError};
+use crate::wire::PageBody;
+use crate::{HostId, TenantId};
+
+/// The services of one fleet.
+#[derive(Clone)]
+pub struct Fleet {
+    inner: Arc<Inner>,
+}
+
+/// What every service works with.
+struct Inner {
+    store: Arc<dyn Store>,
+    policy: Arc<dyn Policy>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    limits: Limits,
+    default_tenant: Option<TenantId>,
+    cache: cache::CredentialCache,
+    contacts: contact::Contacts,
+    reports: queue::Sender,
+    refusals: limits::RefusalLimit,
+    alarms: limits::Alarms,
+}
+
+impl Fleet {
+    /// Starts building a fleet that is kept in `store`.
+    pub fn builder(store: impl Store) -> FleetBuilder {
+        FleetBuilder::new(Arc::new(store))
+    }
+
+    /// The administrative verbs, as far as the policy lets `actor` use them.
+    pub fn admin<'a>(&'a self, actor: &'a Actor) -> Admin<'a> {
+        Admin { fleet: &self.inner, actor }
+    }
+
+    /// What a host does for itself.
+    pub fn agent<'a>(&'a self, identity: &'a AgentIdentity) -> Agent<'a> {
+        Agent { fleet: &self.inner, identity }
+    }
+
+    /// Whether the fleet can serve: the store answers and the drivers run.
+    ///
+    /// # Errors
+    /// When the store does not, or the drivers do not run.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.inner.reports.check()?;
+        self.inner.store.check().await
+    }
+
+    /// The server's clock.
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// The limits that it was built with.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("limits", &self.inner.limits).finish_non_exhaustive()
+    }
+}
+
+/// The administrative verbs of one actor. Made by [`Fleet::admin`]; every verb asks the policy first.
+///
+/// Dropping the future of a verb leaves either all of its effect or none.
+#[derive(Clone, Copy)]
+pub struct Admin<'a> {
+    fleet: &'a Inner,
+    actor: &'a Actor,
+}
+
+/// The verbs of one authenticated host. Made by [`Fleet::agent`]. Every verb but a rate-limited one is a contact.
+#[derive(Clone, Copy)]
+pub struct Agent<'a> {
+    fleet: &'a Inner,
+    identity: &'a AgentIdentity,
+}
+
+impl Admin<'_> {
+    /// The one place where the policy is asked about a single resource.
+    fn authorize(&self, action: Action, resource: Resource<'_>) -> Result<(), AdminError> {
+        match self.fleet.policy.authorize(self.actor, action, resource) {
+            Decision::Allow => Ok(()),
+            Decision::Forbid => Err(AdminError::Forbidden),
+            Decision::Hide => Err(AdminError::NotFound),
+        }
+    }
+
+    /// Finds a host and asks the policy about it. A host that is hidden is not found.
+    async fn find(&self, action: Action, host_id: HostId) -> Result<HostRecord, AdminError> {
+        let found = self.fleet.store.find_host(&HostLookup::Id(host_id)).await?;
+        let record = found.ok_or(AdminError::NotFound)?;
+        self.authorize(action, Resource { tenant_id: &record.host.tenant_id, kind: record.host.kind })?;
+        Ok(record)
+    }
+}
+
+impl Inner {
+    /// How many times a service loads and commits before it gives up on a thing that changes all the time.
+    const ATTEMPTS: usize = 16;
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Two thirds of the liveness window.
+    fn lease_ms(&self) -> u64 {
+        millis(self.limits.liveness_window * 2 / 3)
+    }
+
+    /// When an agent shall report next: at most a third of the liveness window.
+    fn next_report_in_ms(&self) -> u64 {
+        millis(self.limits.report_interval.min(self.limits.liveness_window / 3))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How many rows a page has: as many as were asked for, within bounds.
+fn page_size(limit: Option<usize>) -> usize {
+    const DEFAULT: usize = 50;
+    const MAX: usize = 500;
+    limit.unwrap_or(DEFAULT).clamp(1, MAX)
+}
+
+/// A page on the wire; the cursor is the key of its last row.
+fn page_body<T, U>(page: crate::store::Page<T>, key: impl Fn(&T) -> String, body: impl Fn(T) -> U) -> PageBody<U> {
+    let next_cursor = page.items.last().filter(|_| page.more).map(key);
+    PageBody { items: page.items.into_iter().map(body).collect(), next_cursor }
+}
+
+/// A cursor that a client gave back.
+fn parse_cursor<T: std::str::FromStr>(cursor: Option<&str>) -> Result<Option<T>, AdminError> {
+    cursor
+        .map(|text| text.parse().map_err(|_| AdminError::InvalidQuery("cursor: take next_cursor of the page before")))
+        .transpose()
+}

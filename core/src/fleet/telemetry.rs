@@ -1,0 +1,188 @@
+//! Telemetry: ingest for agents, reading back for administrators.
+
+use serde::Deserialize;
+
+use crate::clock::Timestamp;
+use crate::container::Container;
+use crate::error::FieldError;
+use crate::fleet::error::{AdminError, AgentError, ReportError};
+use crate::fleet::queue::Refused;
+use crate::fleet::{Admin, Agent, page_body, page_size, parse_cursor};
+use crate::host::Status;
+use crate::id::{EventId, HostId};
+use crate::policy::Action;
+use crate::store::{Append, AppendOutcome, Contact, ContainerQuery, StoreError, StoreErrorKind, TelemetryQuery};
+use crate::telemetry::{CLOCK_AHEAD, CLOCK_BEHIND, Report, judge_recorded_at, parse_report, validate};
+use crate::wire::{ContainerBody, HeartbeatReply, PageBody, ReportStatus, SnapshotBody, TelemetryReply};
+
+/// Which stored reports to read: the query of `GET /v1/hosts/{host_id}/telemetry`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryRange {
+    /// Measured at this time or later; unless it is said, 65 minutes before `to`: whatever a live report may hold.
+    #[serde(default)]
+    pub from: Option<Timestamp>,
+    /// Measured before this time; as far ahead as a live report may be, unless it is said.
+    #[serde(default)]
+    pub to: Option<Timestamp>,
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// How many; 50 unless it is said, 500 at most.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+impl Agent<'_> {
+    /// Takes a live report as JSON, and returns once it is durable.
+    ///
+    /// Dropping the future once it was queued does not take the report back; sent again, it is a duplicate.
+    ///
+    /// # Errors
+    /// When it breaks a bound or was measured at an implausible time; when the host was archived or deleted meanwhile;
+    /// when the queue is full; when the store or the drivers cannot take it. In none of these cases it was acknowledged.
+    pub async fn report_json(&self, json: &[u8]) -> Result<TelemetryReply, ReportError> {
+        let report = parse_report(json).map_err(|error| self.invalid(error))?;
+        self.ingest(report, json.len()).await
+    }
+
+    /// Takes a live report that was parsed elsewhere; otherwise as [`Agent::report_json`].
+    ///
+    /// # Errors
+    /// As [`Agent::report_json`].
+    pub async fn report(&self, report: Report) -> Result<TelemetryReply, ReportError> {
+        validate(&report).map_err(|error| self.invalid(error))?;
+        let bytes = weight(&report);
+        self.ingest(report, bytes).await
+    }
+
+    /// Says that the host is alive.
+    ///
+    /// # Errors
+    /// When the drivers do not run: nobody would write it down.
+    pub fn heartbeat(&self) -> Result<HeartbeatReply, AgentError> {
+        self.fleet.reports.check()?;
+        self.contact();
+        Ok(HeartbeatReply {
+            server_time: self.fleet.now(),
+            next_report_in_ms: self.fleet.next_report_in_ms(),
+            lease_ms: self.fleet.lease_ms(),
+        })
+    }
+
+    /// Notes that the host has proved its credential. Every verb does it by itself; an adapter calls it for a request
+    /// that it has to refuse before it can call one, such as a body that is too large.
+    pub fn contact(&self) {
+        self.fleet.contacts.note(self.identity.host_id(), self.identity.token_id(), self.fleet.now());
+    }
+
+    async fn ingest(&self, report: Report, bytes: usize) -> Result<TelemetryReply, ReportError> {
+        let now = self.fleet.now();
+        judge_recorded_at(report.recorded_at, now).map_err(|error| self.invalid(error))?;
+        let contact = Contact {
+            host_id: self.identity.host_id(),
+            token_id: self.identity.token_id(),
+            at: now,
+            event_id: EventId::generate(now, &*self.fleet.entropy),
+        };
+        let answer = self.fleet.reports.send(Append { contact, report }, bytes).map_err(|refused| {
+            // The contact is as good as if the report had been taken.
+            self.contact();
+            match refused {
+                Refused::Full => ReportError::Overloaded,
+                Refused::Closed => ReportError::Unavailable(
+                    self.fleet.reports.check().err().unwrap_or(StoreErrorKind::Unavailable.into()),
+                ),
+            }
+        })?;
+        let outcome = match answer.await {
+            Ok(outcome) => outcome.map_err(ReportError::Unavailable)?,
+            Err(_) => {
+                let reason = "the drivers stopped before the report was committed";
+                return Err(ReportError::Unavailable(StoreError::with_source(StoreErrorKind::Unavailable, reason)));
+            }
+        };
+        let status = match outcome {
+            AppendOutcome::Accepted => ReportStatus::Accepted,
+            AppendOutcome::Duplicate => ReportStatus::Duplicate,
+            AppendOutcome::Conflict => ReportStatus::Conflict,
+            AppendOutcome::HostArchived => return Err(ReportError::HostArchived),
+            AppendOutcome::HostAbsent => return Err(ReportError::HostDeleted),
+            AppendOutcome::Failed(error) => return Err(ReportError::Unavailable(error)),
+        };
+        Ok(TelemetryReply {
+            status,
+            server_time: self.fleet.now(),
+            next_report_in_ms: self.fleet.next_report_in_ms(),
+            lease_ms: self.fleet.lease_ms(),
+        })
+    }
+
+    /// A report that is refused is a contact all the same: what it says never changes presence.
+    fn invalid(&self, error: FieldError) -> ReportError {
+        self.contact();
+        ReportError::Invalid { error, server_time: self.fleet.now() }
+    }
+}
+
+impl Admin<'_> {
+    /// A page of a host's containers, in the order of their ids; those that were removed, too, when `removed` is set.
+    ///
+    /// # Errors
+    /// When the host is not found, or hidden.
+    pub async fn list_containers(
+        &self,
+        host_id: HostId,
+        removed: bool,
+        cursor: Option<String>,
+        limit: Option<usize>,
+    ) -> Result<PageBody<ContainerBody>, AdminError> {
+        let record = self.find(Action::ReadHost, host_id).await?;
+        let status = Status::of(record.host.lifecycle, record.presence.presence);
+        let missing = status != Status::Online;
+        let query = ContainerQuery { host_id, removed, after: cursor, limit: page_size(limit) };
+        let page = self.fleet.store.list_containers(&query).await?;
+        Ok(page_body(
+            page,
+            |record| record.container.container_id.clone(),
+            |record| ContainerBody {
+                missing: missing && record.removed_at.is_none(),
+                container: record.container,
+                first_seen_at: record.first_seen_at,
+                last_seen_at: record.last_seen_at,
+                removed_at: record.removed_at,
+            },
+        ))
+    }
+
+    /// A page of a host's stored reports, oldest first.
+    ///
+    /// # Errors
+    /// When the host is not found, or hidden; when the cursor is none of ours.
+    pub async fn list_telemetry(
+        &self,
+        host_id: HostId,
+        range: TelemetryRange,
+    ) -> Result<PageBody<SnapshotBody>, AdminError> {
+        self.find(Action::ReadHost, host_id).await?;
+        let to = range.to.unwrap_or_else(|| self.fleet.now().saturating_add(CLOCK_AHEAD));
+        let query = TelemetryQuery {
+            host_id,
+            from: range.from.unwrap_or_else(|| to.saturating_sub(CLOCK_BEHIND + CLOCK_AHEAD)),
+            to,
+            after: parse_cursor(range.cursor.as_deref())?,
+            limit: page_size(range.limit),
+        };
+        let page = self.fleet.store.list_telemetry(&query).await?;
+        Ok(page_body(page, |snapshot| snapshot.recorded_at.to_string(), SnapshotBody::from))
+    }
+}
+
+/// About as many bytes as the report has as JSON: what it costs to hold it in the queue.
+fn weight(report: &Report) -> usize {
+    let container = |container: &Container| {
+        let labels: usize = container.labels.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
+        384 + labels + 64 * container.ports.len()
+    };
+    512 + report.containers.iter().map(container).sum::<usize>()
+}

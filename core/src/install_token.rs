@@ -1,0 +1,198 @@
+//! The install token: `Issued → Consumed`, or `Revoked`. It buys exactly one agent token, for ever the same claim's.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind};
+use crate::clock::Timestamp;
+use crate::error::InvalidTransition;
+use crate::id::{ActorId, AgentTokenId, HostId, InstallTokenId, TenantId};
+use crate::secret::TokenHash;
+
+/// How long an install token can be exchanged unless its maker says otherwise.
+pub const DEFAULT_LIFE: Duration = Duration::from_secs(15 * 60);
+/// The longest life that can be asked for.
+pub const MAX_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A secret for one installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallToken {
+    /// Its public identity.
+    pub id: InstallTokenId,
+    /// Whose hosts it can enrol.
+    pub tenant_id: TenantId,
+    /// The host that it enrols, or the tenant in which the exchange makes one.
+    pub binding: Binding,
+    /// What it is looked up by.
+    pub hash: TokenHash,
+    /// The kind of credential that it buys.
+    pub credential_kind: CredentialKind,
+    /// Where it stands.
+    pub state: InstallTokenState,
+    /// Who made it.
+    pub created_by: ActorId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it cannot be exchanged any more. Concerns only `Issued`.
+    pub expires_at: Timestamp,
+}
+
+/// What an install token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// One existing host: the token is part of its aggregate.
+    Host(HostId),
+    /// A tenant: the exchange finds or makes a bring-your-own host.
+    Tenant,
+}
+
+/// The states of an install token. `Consumed` and `Revoked` are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstallTokenState {
+    /// It can be exchanged until it expires.
+    Issued,
+    /// It was exchanged.
+    Consumed {
+        /// What the one winner committed to.
+        claim: Claim,
+        /// When.
+        at: Timestamp,
+        /// What it bought.
+        agent_token: AgentTokenId,
+    },
+    /// An administrator took it back, or made another for the same host, or archived the host.
+    Revoked {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What a client commits to in an exchange: the identity of a request across repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The client drew the agent token; this is its hash.
+    Client(TokenHash),
+    /// The server draws it.
+    Server {
+        /// SHA-256 of the `Idempotency-Key`, if there was one. No key never matches no key.
+        idempotency_key_hash: Option<TokenHash>,
+    },
+}
+
+/// What an exchange leads to: the rows of the exchange table that concern a token that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// The token can be consumed by this claim.
+    Grant,
+    /// This claim won before: the same answer again, nothing changes. The credential bought may have been refused
+    /// since; whoever answers checks that.
+    Repeat {
+        /// What it bought then.
+        agent_token: AgentTokenId,
+    },
+    /// Revoked or expired: as if it were unknown.
+    Invalid,
+    /// Another claim won.
+    AlreadyUsed {
+        /// Whether somebody else seems to hold the same install token: worth an alarm.
+        contested: bool,
+    },
+}
+
+impl InstallToken {
+    /// Whether its time is over. Only meaningful while it is Issued.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        now >= self.expires_at
+    }
+
+    /// Judges a claim. `bought` is the agent token that it was exchanged for, when it was.
+    pub fn exchange(&self, claim: &Claim, bought: Option<&AgentToken>, now: Timestamp) -> Exchange {
+        match &self.state {
+            InstallTokenState::Revoked { .. } => Exchange::Invalid,
+            InstallTokenState::Issued if self.is_expired(now) => Exchange::Invalid,
+            InstallTokenState::Issued => Exchange::Grant,
+            InstallTokenState::Consumed { claim: won, agent_token, .. } => match (won, claim) {
+                (Claim::Client(won), Claim::Client(hash)) if won == hash => {
+                    Exchange::Repeat { agent_token: *agent_token }
+                }
+                (
+                    Claim::Server { idempotency_key_hash: Some(won) },
+                    Claim::Server { idempotency_key_hash: Some(key) },
+                ) if won == key => {
+                    let unused = bought.is_some_and(|token| matches!(token.state, AgentTokenState::Pending));
+                    if unused {
+                        Exchange::Repeat { agent_token: *agent_token }
+                    } else {
+                        Exchange::AlreadyUsed { contested: false }
+                    }
+                }
+                _ => Exchange::AlreadyUsed { contested: true },
+            },
+        }
+    }
+
+    /// Spends it.
+    ///
+    /// # Errors
+    /// Unless it is Issued and not expired.
+    pub fn consume(self, claim: Claim, agent_token: AgentTokenId, now: Timestamp) -> Result<Self, InvalidTransition> {
+        match self.state {
+            InstallTokenState::Issued if !self.is_expired(now) => {
+                Ok(Self { state: InstallTokenState::Consumed { claim, at: now, agent_token }, ..self })
+            }
+            _ => Err(self.refuse("consume", now)),
+        }
+    }
+
+    /// Takes it back. An expired one can be revoked too: it is still Issued.
+    ///
+    /// # Errors
+    /// Unless it is Issued.
+    pub fn revoke(self, now: Timestamp) -> Result<Self, InvalidTransition> {
+        match self.state {
+            InstallTokenState::Issued => Ok(Self { state: InstallTokenState::Revoked { at: now }, ..self }),
+            _ => Err(self.refuse("revoke", now)),
+        }
+    }
+
+    /// Its status for people, expiry included.
+    pub fn status(&self, now: Timestamp) -> InstallTokenStatus {
+        match self.state {
+            InstallTokenState::Issued if self.is_expired(now) => InstallTokenStatus::Expired,
+            InstallTokenState::Issued => InstallTokenStatus::Issued,
+            InstallTokenState::Consumed { .. } => InstallTokenStatus::Consumed,
+            InstallTokenState::Revoked { .. } => InstallTokenStatus::Revoked,
+        }
+    }
+
+    fn refuse(&self, attempted: &'static str, now: Timestamp) -> InvalidTransition {
+        InvalidTransition { entity: "install token", state: self.status(now).as_str(), attempted }
+    }
+}
+
+/// What the wire calls the state of an install token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstallTokenStatus {
+    /// It can be exchanged.
+    Issued,
+    /// It was not exchanged in time.
+    Expired,
+    /// It was exchanged.
+    Consumed,
+    /// It was taken back.
+    Revoked,
+}
+
+impl InstallTokenStatus {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Expired => "expired",
+            Self::Consumed => "consumed",
+            Self::Revoked => "revoked",
+        }
+    }
+}

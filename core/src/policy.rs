@@ -1,0 +1,182 @@
+//! Who may do what: a pure, synchronous question that every administrative verb asks in one place.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::HostKind;
+use crate::id::{ActorId, TenantId};
+
+/// Who asks for an administrative act. Made by the embedding service, after it has authenticated its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// As the embedding service names them.
+    pub id: ActorId,
+    /// Whether they run the service itself.
+    pub operator: bool,
+    /// What they are in which tenant.
+    pub grants: BTreeMap<TenantId, Role>,
+}
+
+impl Actor {
+    /// Somebody who runs the service.
+    pub fn operator(id: ActorId) -> Self {
+        Self { id, operator: true, grants: BTreeMap::new() }
+    }
+
+    /// A user with a role in one tenant.
+    pub fn member(id: ActorId, tenant_id: TenantId, role: Role) -> Self {
+        Self { id, operator: false, grants: BTreeMap::from([(tenant_id, role)]) }
+    }
+
+    /// The tenant that is meant when none is named: the only one that they belong to.
+    pub fn only_tenant(&self) -> Option<&TenantId> {
+        let mut tenants = self.grants.keys();
+        tenants.next().filter(|_| tenants.next().is_none())
+    }
+}
+
+/// What somebody is in a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Member,
+    /// Runs the tenant's own hosts.
+    Admin,
+    /// Owns the tenant.
+    Owner,
+}
+
+/// Every administrative act there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Action {
+    /// Create a host.
+    CreateHost,
+    /// Read hosts, their containers and telemetry.
+    ReadHost,
+    /// Take a host out of service.
+    ArchiveHost,
+    /// Make an install token.
+    MintInstallToken,
+    /// Issue an agent token.
+    IssueAgentToken,
+    /// Revoke an agent token.
+    RevokeAgentToken,
+    /// Read events.
+    ReadEvents,
+}
+
+impl Action {
+    /// All of them, for tests that must not forget one.
+    pub const ALL: [Self; 7] = [
+        Self::CreateHost,
+        Self::ReadHost,
+        Self::ArchiveHost,
+        Self::MintInstallToken,
+        Self::IssueAgentToken,
+        Self::RevokeAgentToken,
+        Self::ReadEvents,
+    ];
+
+    /// Whether it changes nothing.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::ReadHost | Self::ReadEvents)
+    }
+}
+
+/// What an act is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resource<'a> {
+    /// Whose it is.
+    pub tenant_id: &'a TenantId,
+    /// The kind of the host concerned.
+    pub kind: HostKind,
+}
+
+/// A policy's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Go ahead.
+    Allow,
+    /// They may know of it, but not do this: 403.
+    Forbid,
+    /// For them it does not exist: 404.
+    Hide,
+}
+
+/// Which rows a list may show: what stores apply in their query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Every tenant's.
+    All,
+    /// These kinds of these tenants. An empty map shows nothing.
+    Tenants(BTreeMap<TenantId, Kinds>),
+}
+
+/// Kinds of host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kinds {
+    /// Managed ones and those that tenants brought.
+    Both,
+    /// One of the two.
+    Only(HostKind),
+}
+
+impl Kinds {
+    /// Whether it holds `kind`.
+    pub fn contains(self, kind: HostKind) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Only(only) => only == kind,
+        }
+    }
+}
+
+impl Scope {
+    /// Whether a row of this tenant and kind may be shown. A row that concerns no host (`None`) follows its tenant.
+    pub fn shows(&self, tenant_id: &TenantId, kind: Option<HostKind>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tenants(tenants) => {
+                tenants.get(tenant_id).is_some_and(|kinds| kind.is_none_or(|kind| kinds.contains(kind)))
+            }
+        }
+    }
+}
+
+/// Who may do what. Pure: no clock, no I/O; what it needs to know stands in the actor.
+pub trait Policy: Send + Sync + 'static {
+    /// May this actor do this to that?
+    ///
+    /// To ensure correctness, a resource of a tenant that the actor has no part in is hidden, never forbidden: that
+    /// it exists is none of their business.
+    fn authorize(&self, actor: &Actor, action: Action, resource: Resource<'_>) -> Decision;
+
+    /// Which rows may this actor see in a list? Must agree with `authorize` on every single row.
+    fn scope(&self, actor: &Actor, action: Action) -> Scope;
+}
+
+/// The default: operators do everything; managed hosts are theirs alone to change; a tenant's own hosts are also its
+/// owners' and admins'; members read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DefaultPolicy;
+
+impl Policy for DefaultPolicy {
+    fn authorize(&self, actor: &Actor, action: Action, resource: Resource<'_>) -> Decision {
+        if actor.operator {
+            return Decision::Allow;
+        }
+        let Some(role) = actor.grants.get(resource.tenant_id) else { return Decision::Hide };
+        let runs_it = resource.kind == HostKind::Byoc && *role >= Role::Admin;
+        if action.is_read() || runs_it { Decision::Allow } else { Decision::Forbid }
+    }
+
+    fn scope(&self, actor: &Actor, _action: Action) -> Scope {
+        if actor.operator {
+            return Scope::All;
+        }
+        Scope::Tenants(actor.grants.keys().map(|tenant| (tenant.clone(), Kinds::Both)).collect())
+    }
+}

@@ -1,0 +1,134 @@
+//! The storage contract: what a store must do, in prose that an implementor can obey.
+//!
+//! A store loads and commits; the transaction is data, not a handle. Services load an aggregate, run a pure
+//! transition, commit, and on [`StoreErrorKind::Conflict`] load again. A new verb therefore adds a function to core,
+//! not a method to every store. The `conformance` feature holds the properties that every store has to pass.
+//!
+//! Two kinds of data, with two kinds of rules:
+//!
+//! - **Identity** (hosts, install tokens, agent tokens, events): small, guarded by a [`Revision`] an aggregate,
+//!   written by [`Store::commit`] alone.
+//! - **Contact** (presence, facts, containers, snapshots): large, written by [`Store::append`] and [`Store::touch`],
+//!   conditionally and never under the revision, so that a report never fails because an administrator was quicker.
+
+mod commit;
+mod error;
+mod memory;
+mod query;
+mod record;
+
+use async_trait::async_trait;
+
+pub use commit::{Commit, Expected, HostWrite, Write};
+pub use error::{StoreError, StoreErrorKind};
+pub use memory::MemoryStore;
+pub use query::{
+    AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenQuery, Page, TelemetryQuery,
+};
+pub use record::{
+    Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate, HostPresence,
+    HostRecord, Key, Presented, Revision, TenantInstallToken, came_online,
+};
+
+use crate::agent_token::AgentToken;
+use crate::event::Event;
+use crate::install_token::InstallToken;
+use crate::secret::TokenHash;
+use crate::telemetry::HostSnapshot;
+
+/// Where a fleet is kept.
+///
+/// # To ensure correctness
+///
+/// These hold for every method:
+///
+/// - **Durability**: when a writing method returns `Ok`, what it wrote survives the loss of power, as far as the
+///   engine can promise it.
+/// - **Cancellation**: dropping the future of a writing method leaves either all of its effect or none, never an open
+///   transaction; the caller then does not know which.
+/// - **Consistency**: a read that begins after a write has returned `Ok` sees it, through every handle on the data.
+/// - **Failure**: what the engine cannot answer is [`StoreErrorKind::Unavailable`], never an empty result: a host must
+///   not be told that its credential is unknown because a disk was busy.
+/// - **Secrecy**: a store only ever sees hashes, and puts no data into its errors.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Loads the aggregate that `key` names, as of one moment; `None` when there is none.
+    ///
+    /// To ensure correctness, a host's aggregate holds its Issued install token, *every* Pending and Active agent
+    /// token, and besides them what the key itself named, whatever state that is in. Expiry is not considered.
+    async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError>;
+
+    /// Applies all of `commit`, or nothing.
+    ///
+    /// To ensure correctness:
+    ///
+    /// - Every guard is checked inside the transaction that writes. A write with [`Expected::Revision`] on an
+    ///   aggregate that is absent or at another revision, and one with [`Expected::Absent`] on an id that exists, fails
+    ///   with `Conflict`; so do all the others with it. A conflict is reported before any clash below.
+    /// - An aggregate's revision is 1 when it is made and rises by exactly one with each write.
+    /// - A name that another unarchived host of the tenant has is `NameTaken`; an external id that another host of the
+    ///   tenant has is `ExternalIdTaken`; the hash of an agent token that any agent token ever had, or of an install
+    ///   token that any install token ever had, is `HashSeen`.
+    /// - A second Active or a second Pending token of a lineage, and a second Issued install token of a host, are
+    ///   refused by the schema itself (`Invalid`): core never asks for them.
+    /// - The events get positions in the order in which they stand, behind every event committed before; a reader of
+    ///   the events never sees a position and later one below it.
+    ///
+    /// Returns the events with their positions.
+    async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError>;
+
+    /// Looks up the agent token with this hash, in whatever state, with what is needed to judge it. Never writes.
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError>;
+
+    /// Finds one host; archived ones by id or external id only.
+    async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError>;
+
+    /// Hosts in the order of their ids. To ensure correctness, a host that exists, unchanged, throughout a walk by
+    /// cursor is seen exactly once, whatever is added meanwhile; rows outside the query's scope are never read out.
+    async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError>;
+
+    /// Install tokens of a host, in the order of their ids, spent ones included.
+    async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError>;
+
+    /// Agent tokens of a host, in the order of their ids, refused ones included.
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError>;
+
+    /// Events in the order of their positions. To ensure correctness, once a position was read out, no event with a
+    /// lower one appears.
+    async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError>;
+
+    /// Stores reports and the contacts that they prove, in one transaction; answers for each, in order.
+    ///
+    /// To ensure correctness:
+    ///
+    /// - A report's identity is its host and `recorded_at`. If it is stored already, nothing of the report is written
+    ///   and the answer is `Duplicate`, or `Conflict` when [`HostSnapshot::repeats`] says that its content is another.
+    ///   This is decided inside the transaction, also against earlier reports of the same call.
+    /// - Otherwise its snapshot and those of its containers are stored. Facts and container rows are touched only by
+    ///   a report that is newer than the newest one stored of its host: facts by [`HostFacts::merge`]; container rows
+    ///   when [`Container::describes_same`] says that they changed; containers that a *complete* report lacks are
+    ///   marked removed.
+    /// - Presence follows [`Presence::contact`], also for a duplicate and a conflict; a transition to Online brings its
+    ///   event ([`came_online`]) in the same transaction.
+    /// - A host that is archived, or not there, is refused by a check inside the transaction; nothing is written for it.
+    /// - A failure that one report causes is that report's alone: the others are stored, and it gets
+    ///   [`AppendOutcome::Failed`].
+    ///
+    /// [`HostFacts::merge`]: crate::telemetry::HostFacts::merge
+    /// [`Container::describes_same`]: crate::container::Container::describes_same
+    /// [`Presence::contact`]: crate::host::Presence::contact
+    async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError>;
+
+    /// Notes contacts that brought no report: presence as in [`Store::append`], and each token's last use, which never
+    /// goes back. Archived and absent hosts are passed over. Returns the events of hosts that came online.
+    async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError>;
+
+    /// Containers of a host, in the order of their `container_id`, as UTF-8 bytes.
+    async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError>;
+
+    /// Stored reports of a host, in the order of `recorded_at`.
+    async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError>;
+
+    /// Whether the store can read and write now: the answer of `/readyz`.
+    async fn check(&self) -> Result<(), StoreError>;
+}

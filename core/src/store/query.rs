@@ -1,0 +1,143 @@
+//! Queries are structs; answers come in pages.
+
+use crate::clock::Timestamp;
+use crate::event::Position;
+use crate::host::{ExternalId, HostKind, HostName, Status, Tag};
+use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
+use crate::policy::Scope;
+
+/// Part of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// At most `limit` rows, in the query's order.
+    pub items: Vec<T>,
+    /// Whether rows follow: then the key of the last item is the cursor that asks for them.
+    pub more: bool,
+}
+
+impl<T> Page<T> {
+    /// Makes a page of rows that were read with one more than `limit`, to see whether any follow.
+    pub fn of_overread(mut items: Vec<T>, limit: usize) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        Self { items, more }
+    }
+
+    /// The same page of other rows.
+    pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(f).collect(), more: self.more }
+    }
+}
+
+/// How a single host is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostLookup {
+    /// By its id.
+    Id(HostId),
+    /// By its external id, archived or not.
+    ExternalId(TenantId, ExternalId),
+    /// By its name, among the tenant's unarchived hosts.
+    Name(TenantId, HostName),
+}
+
+/// Which hosts, in the order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostQuery {
+    /// What the actor may see.
+    pub scope: Scope,
+    /// Of this status only. Without one, archived hosts are shown as well.
+    pub status: Option<Status>,
+    /// With this tag only.
+    pub tag: Option<Tag>,
+    /// Of this kind only.
+    pub kind: Option<HostKind>,
+    /// Of this tenant only.
+    pub tenant_id: Option<TenantId>,
+    /// With a name that begins so, to the byte.
+    pub name_prefix: Option<String>,
+    /// Behind this one.
+    pub after: Option<HostId>,
+    /// At most so many; at least 1.
+    pub limit: usize,
+}
+
+impl HostQuery {
+    /// Every host that `scope` shows.
+    pub fn new(scope: Scope, limit: usize) -> Self {
+        Self { scope, status: None, tag: None, kind: None, tenant_id: None, name_prefix: None, after: None, limit }
+    }
+}
+
+/// Which install tokens of a host, in the order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallTokenQuery {
+    /// Whose.
+    pub host_id: HostId,
+    /// Behind this one.
+    pub after: Option<InstallTokenId>,
+    /// At most so many; at least 1.
+    pub limit: usize,
+}
+
+/// Which agent tokens of a host, in the order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTokenQuery {
+    /// Whose.
+    pub host_id: HostId,
+    /// Behind this one.
+    pub after: Option<AgentTokenId>,
+    /// At most so many; at least 1.
+    pub limit: usize,
+}
+
+/// Which events, in the order of their positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventQuery {
+    /// What the actor may see. An event that concerns no host follows its tenant.
+    pub scope: Scope,
+    /// Of this host only.
+    pub host_id: Option<HostId>,
+    /// Of this tenant only.
+    pub tenant_id: Option<TenantId>,
+    /// Of this `type` only.
+    pub r#type: Option<String>,
+    /// Behind this position.
+    pub after: Position,
+    /// At most so many; at least 1.
+    pub limit: usize,
+}
+
+impl EventQuery {
+    /// Every event that `scope` shows.
+    pub fn new(scope: Scope, limit: usize) -> Self {
+        Self { scope, host_id: None, tenant_id: None, r#type: None, after: Position::START, limit }
+    }
+}
+
+/// Which containers of a host, in the order of their `container_id`, to the byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerQuery {
+    /// Whose.
+    pub host_id: HostId,
+    /// Whether those that were removed are shown as well.
+    pub removed: bool,
+    /// Behind this `container_id`.
+    pub after: Option<String>,
+    /// At most so many; at least 1.
+    pub limit: usize,
+}
+
+/// Which stored reports of a host, in the order of `recorded_at`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetryQuery {
+    /// Whose.
+    pub host_id: HostId,
+    /// Measured at this time or later.
+    pub from: Timestamp,
+    /// Measured before this time.
+    pub to: Timestamp,
+    /// Behind this time.
+    pub after: Option<Timestamp>,
+    /// At most so many; at least 1.
+    pub limit: usize,
+}

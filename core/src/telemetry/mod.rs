@@ -1,0 +1,16 @@
+//! What an agent reports, the bounds that it is held to, and what is kept of it.
+//!
+//! Units stand in the names: bytes, seconds, cores, percent (0–100 of the whole machine). Unknown is absent or `null`,
+//! never a made-up zero. Counters only rise, from 0 to 2⁶³−1, and start again at zero with the machine or container.
+
+mod report;
+mod snapshot;
+mod validate;
+
+pub use report::{AgentReport, HostFacts, HostMetrics, HostReport, Report};
+pub use snapshot::{ContainerSnapshot, HostSnapshot};
+#[cfg(feature = "server")]
+pub(crate) use validate::validate_facts;
+pub use validate::{
+    CLOCK_AHEAD, CLOCK_BEHIND, MAX_CONTAINERS, MAX_COUNTER, MAX_CUSTOM, judge_recorded_at, parse_report, validate,
+};

@@ -1,0 +1,96 @@
+//! Bodies about telemetry. The report itself is [`crate::telemetry::Report`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::container::ContainerMetrics;
+use crate::telemetry::{AgentReport, ContainerSnapshot, HostMetrics, HostSnapshot};
+
+/// What became of a report that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReportStatus {
+    /// It is stored, durably.
+    Accepted,
+    /// The same report was stored before; nothing was written.
+    Duplicate,
+    /// Another report of the same time was stored before; that one stays.
+    Conflict,
+    /// A status of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// 200 of `POST /v1/agent/telemetry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TelemetryReply {
+    /// What became of it.
+    pub status: ReportStatus,
+    /// The server's clock.
+    pub server_time: Timestamp,
+    /// When to report next.
+    pub next_report_in_ms: u64,
+    /// Two thirds of the liveness window, from *sending* this request by the agent's monotonic clock: when it ends
+    /// without another acknowledgement, call off work.
+    pub lease_ms: u64,
+}
+
+/// 200 of `POST /v1/agent/heartbeat`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// The server's clock.
+    pub server_time: Timestamp,
+    /// When to report next.
+    pub next_report_in_ms: u64,
+    /// As in [`TelemetryReply::lease_ms`].
+    pub lease_ms: u64,
+}
+
+/// A stored report on the wire: `GET /v1/hosts/{host_id}/telemetry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotBody {
+    /// When it was measured, by the agent's clock.
+    pub recorded_at: Timestamp,
+    /// When it arrived, by the server's clock.
+    pub received_at: Timestamp,
+    /// The machine's numbers.
+    pub metrics: HostMetrics,
+    /// The embedding service's own numbers.
+    pub custom: BTreeMap<String, f64>,
+    /// The agent itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentReport>,
+    /// The containers that were measured.
+    pub containers: Vec<ContainerSnapshotBody>,
+}
+
+/// A container's numbers in a stored report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSnapshotBody {
+    /// The engine's id of it.
+    pub container_id: String,
+    /// Its numbers.
+    pub metrics: ContainerMetrics,
+}
+
+impl From<HostSnapshot> for SnapshotBody {
+    fn from(snapshot: HostSnapshot) -> Self {
+        Self {
+            recorded_at: snapshot.recorded_at,
+            received_at: snapshot.received_at,
+            metrics: snapshot.metrics,
+            custom: snapshot.custom,
+            agent: snapshot.agent,
+            containers: snapshot.containers.into_iter().map(ContainerSnapshotBody::from).collect(),
+        }
+    }
+}
+
+impl From<ContainerSnapshot> for ContainerSnapshotBody {
+    fn from(ContainerSnapshot { container_id, metrics }: ContainerSnapshot) -> Self {
+        Self { container_id, metrics }
+    }
+}

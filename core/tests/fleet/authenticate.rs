@@ -1,0 +1,297 @@
+//! Who presents a request: the serving rows of the rotation table, and the cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use enlist_core::agent_token::{Refusal, RevokeReason};
+use enlist_core::conformance::sample;
+use enlist_core::event::{Event, EventBody};
+use enlist_core::fleet::AuthenticateError;
+use enlist_core::store::{
+    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Page, StoreError, StoreErrorKind,
+    TelemetryQuery,
+};
+use enlist_core::wire::{IssueAgentToken, Problem};
+use enlist_core::{MemoryStore, PlainToken, Store, TokenHash};
+use tokio::sync::{Mutex, Notify};
+
+use crate::world::{World, agent_token};
+
+#[tokio::test]
+async fn the_first_use_promotes_with_one_event() {
+    let world = World::new();
+    let (host_id, token) = world.enrolled("a").await;
+    let identity = world.fleet.authenticate(token.expose()).await.unwrap();
+    assert_eq!(identity.host_id(), host_id);
+    world.fleet.authenticate(token.expose()).await.unwrap();
+    let promoted: Vec<_> = world
+        .events()
+        .await
+        .into_iter()
+        .filter(|event| matches!(event.body, EventBody::AgentTokenPromoted { retired: None, .. }))
+        .collect();
+    assert_eq!(promoted.len(), 1);
+}
+
+#[tokio::test]
+async fn malformed_and_unknown_tokens_and_those_of_another_kind_are_told_apart() {
+    let world = World::new();
+    let (_, install_token) = world.create("a").await;
+    let detail = |text: &str| {
+        let text = text.to_owned();
+        let fleet = world.fleet.clone();
+        async move { Problem::from(fleet.authenticate(&text).await.unwrap_err()) }
+    };
+    let mut torn = agent_token().expose().to_owned();
+    torn.replace_range(10..11, if torn.as_bytes()[10] == b'a' { "b" } else { "a" });
+    for (text, says) in [
+        (torn.as_str(), "checksum"),
+        ("nonsense", "form of a token"),
+        (install_token.expose(), "another kind"),
+        (agent_token().expose(), "unknown"),
+    ] {
+        let problem = detail(text).await;
+        assert_eq!((problem.status, problem.code.as_str()), (401, "invalid_token"));
+        assert!(problem.detail.contains(says), "{}", problem.detail);
+        assert!(!problem.detail.contains(text) && problem.headers().iter().any(|(n, _)| *n == "www-authenticate"));
+    }
+}
+
+#[tokio::test]
+async fn the_header_is_one_and_of_the_bearer_scheme() {
+    let world = World::new();
+    let (_, token) = world.enrolled("a").await;
+    let valid = format!("bearer  {}", token.expose());
+    world.fleet.authenticate_headers([valid.as_bytes()]).await.unwrap();
+    let basic = format!("Basic {}", token.expose());
+    for (values, code) in [
+        (vec![], "missing_token"),
+        (vec![valid.as_bytes(), valid.as_bytes()], "invalid_request"),
+        (vec![basic.as_bytes()], "invalid_request"),
+        (vec![token.expose().as_bytes()], "invalid_request"),
+        (vec![&b"Bearer \xff"[..]], "invalid_request"),
+        (vec![b"Bearer "], "invalid_token"),
+    ] {
+        let problem = Problem::from(world.fleet.authenticate_headers(values).await.unwrap_err());
+        assert_eq!(problem.code.as_str(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_at_once_although_it_was_cached() {
+    let world = World::new();
+    let (host_id, token) = world.enrolled("a").await;
+    let id = world.fleet.authenticate(token.expose()).await.unwrap().token_id();
+    world.fleet.authenticate(token.expose()).await.unwrap();
+    world.fleet.admin(&world.root).revoke_agent_token(host_id, id).await.unwrap();
+    let error = world.fleet.authenticate(token.expose()).await.unwrap_err();
+    assert!(matches!(error, AuthenticateError::Refused(refused, Refusal::Revoked) if refused == id));
+    let events = world.events().await;
+    let revoked = EventBody::AgentTokenRevoked { agent_token_id: id, reason: RevokeReason::Administrator };
+    assert_eq!(events.last().map(|event| &event.body), Some(&revoked));
+    // A second time changes nothing.
+    world.fleet.admin(&world.root).revoke_agent_token(host_id, id).await.unwrap();
+    assert_eq!(world.events().await.len(), events.len());
+}
+
+#[tokio::test]
+async fn an_archived_hosts_token_is_refused_at_once_although_it_was_cached() {
+    let world = World::new();
+    let (host_id, token) = world.enrolled("a").await;
+    for _ in 0..2 {
+        world.fleet.authenticate(token.expose()).await.unwrap();
+    }
+    world.fleet.admin(&world.root).archive_host(host_id).await.unwrap();
+    let problem = Problem::from(world.fleet.authenticate(token.expose()).await.unwrap_err());
+    assert_eq!((problem.status, problem.code.as_str()), (401, "host_archived"));
+}
+
+#[tokio::test]
+async fn expiry_is_checked_at_each_hit_of_the_cache() {
+    let world = World::new();
+    let (host_id, _) = world.create("a").await;
+    let request = IssueAgentToken { expires_at: Some(sample::at(10)), ..IssueAgentToken::default() };
+    let issued = world.fleet.admin(&world.root).issue_agent_token(host_id, request).await.unwrap();
+    world.clock.advance(Duration::from_secs(9));
+    for _ in 0..2 {
+        world.fleet.authenticate(issued.token.expose()).await.unwrap();
+    }
+    world.clock.advance(Duration::from_secs(1));
+    let error = world.fleet.authenticate(issued.token.expose()).await.unwrap_err();
+    assert!(matches!(error, AuthenticateError::Refused(_, Refusal::Expired)));
+}
+
+/// Counts and holds back what the cache is for.
+#[derive(Clone, Default)]
+struct Watched {
+    inner: MemoryStore,
+    reads: Arc<std::sync::atomic::AtomicUsize>,
+    /// While somebody holds it, an authentication that has read stops before it returns.
+    gate: Arc<Mutex<()>>,
+    has_read: Arc<Notify>,
+    failing: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[async_trait]
+impl Store for Watched {
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError> {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.reads.fetch_add(1, SeqCst);
+        if self.failing.load(SeqCst) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        let found = self.inner.authenticate(hash).await;
+        self.has_read.notify_one();
+        let _open = self.gate.lock().await;
+        found
+    }
+    async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError> {
+        self.inner.load(key).await
+    }
+    async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        self.inner.commit(commit).await
+    }
+    async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
+        self.inner.find_host(lookup).await
+    }
+    async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
+        self.inner.list_hosts(query).await
+    }
+    async fn list_install_tokens(
+        &self,
+        query: &InstallTokenQuery,
+    ) -> Result<Page<enlist_core::install_token::InstallToken>, StoreError> {
+        self.inner.list_install_tokens(query).await
+    }
+    async fn list_agent_tokens(
+        &self,
+        query: &AgentTokenQuery,
+    ) -> Result<Page<enlist_core::agent_token::AgentToken>, StoreError> {
+        self.inner.list_agent_tokens(query).await
+    }
+    async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+        self.inner.list_events(query).await
+    }
+    async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
+        self.inner.append(reports).await
+    }
+    async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
+        self.inner.touch(contacts).await
+    }
+    async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
+        self.inner.list_containers(query).await
+    }
+    async fn list_telemetry(
+        &self,
+        query: &TelemetryQuery,
+    ) -> Result<Page<enlist_core::telemetry::HostSnapshot>, StoreError> {
+        self.inner.list_telemetry(query).await
+    }
+    async fn check(&self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+}
+
+impl Watched {
+    fn reads(&self) -> usize {
+        self.reads.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn an_active_token_is_read_once_in_thirty_seconds() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder);
+    let (_, token) = world.enrolled("a").await;
+    // The first use promotes, the second fills.
+    for _ in 0..2 {
+        world.fleet.authenticate(token.expose()).await.unwrap();
+    }
+    let filled = store.reads();
+    world.clock.advance(Duration::from_secs(30) - Duration::from_millis(1));
+    for _ in 0..10 {
+        world.fleet.authenticate(token.expose()).await.unwrap();
+    }
+    assert_eq!(store.reads(), filled);
+    world.clock.advance(Duration::from_millis(1));
+    world.fleet.authenticate(token.expose()).await.unwrap();
+    assert_eq!(store.reads(), filled + 1);
+}
+
+#[tokio::test]
+async fn refusals_are_not_remembered() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder);
+    let token = agent_token();
+    for n in 1..=3 {
+        assert!(world.fleet.authenticate(token.expose()).await.is_err());
+        assert_eq!(store.reads(), n);
+    }
+}
+
+/// Read, revoke, fill: the fill must not bring the token back. The store's answer is held until the revocation is done.
+#[tokio::test]
+async fn a_fill_that_began_before_a_revocation_does_not_outlive_it() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder);
+    let (host_id, token) = world.enrolled("a").await;
+    let id = world.fleet.authenticate(token.expose()).await.unwrap().token_id();
+    // Let `notify_one` of that first read pass.
+    store.has_read.notified().await;
+
+    let gate = store.gate.lock().await;
+    let reader = tokio::spawn({
+        let (fleet, token) = (world.fleet.clone(), token.expose().to_owned());
+        async move { fleet.authenticate(&token).await.map(|_| ()) }
+    });
+    store.has_read.notified().await;
+    world.fleet.admin(&world.root).revoke_agent_token(host_id, id).await.unwrap();
+    drop(gate);
+    // The request that was under way when the token was revoked may be served; the next one must not.
+    let _ = reader.await.unwrap();
+    let error = world.fleet.authenticate(token.expose()).await.unwrap_err();
+    assert!(matches!(error, AuthenticateError::Refused(_, Refusal::Revoked)));
+}
+
+#[tokio::test]
+async fn a_failing_store_is_503_and_says_nothing_about_the_credential() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder);
+    let (_, token) = world.enrolled("a").await;
+    store.failing.store(true, std::sync::atomic::Ordering::SeqCst);
+    let problem = Problem::from(world.fleet.authenticate(token.expose()).await.unwrap_err());
+    assert_eq!((problem.status, problem.code.as_str()), (503, "unavailable"));
+    assert!(problem.headers().iter().any(|(name, _)| *name == "retry-after"));
+}
+
+#[tokio::test]
+async fn a_token_of_another_host_is_not_found_under_this_hosts_path() {
+    let world = World::new();
+    let (_, token) = world.enrolled("a").await;
+    let (other, _) = world.create("b").await;
+    let id = world.fleet.authenticate(token.expose()).await.unwrap().token_id();
+    let events = world.events().await.len();
+    let error = world.fleet.admin(&world.root).revoke_agent_token(other, id).await.unwrap_err();
+    assert_eq!(Problem::from(error).status, 404);
+    assert_eq!(world.events().await.len(), events);
+    world.fleet.authenticate(token.expose()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_issued_token_is_a_lineage_of_its_own() {
+    let world = World::new();
+    let (host_id, token) = world.enrolled("a").await;
+    let admin = world.fleet.admin(&world.root);
+    let second = admin.issue_agent_token(host_id, IssueAgentToken::default()).await.unwrap();
+    let third: PlainToken = admin.issue_agent_token(host_id, IssueAgentToken::default()).await.unwrap().token;
+    for token in [&token, &second.token, &third] {
+        world.fleet.authenticate(token.expose()).await.unwrap();
+    }
+    admin.revoke_agent_token(host_id, second.id).await.unwrap();
+    assert!(world.fleet.authenticate(second.token.expose()).await.is_err());
+    for token in [&token, &third] {
+        world.fleet.authenticate(token.expose()).await.unwrap();
+    }
+}
