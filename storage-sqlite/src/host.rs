@@ -1,0 +1,314 @@
+//! Hosts: their rows, and the questions about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use diesel::dsl::exists;
+use diesel::prelude::*;
+use enlist_core::host::{Host, HostKind, Lifecycle, Status, Tag};
+use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind};
+use enlist_core::{HostId, TenantId};
+
+use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
+use crate::error::Failure;
+use crate::presence::PresenceRow;
+use crate::schema::{host_presence, host_tags, hosts};
+use crate::scope::Visible;
+
+/// A row of `hosts`. Null is written as NULL, so that each statement has one text and is prepared once.
+#[derive(Debug, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = hosts, treat_none_as_default_value = false, treat_none_as_null = true)]
+#[diesel(check_for_backend(diesel::sqlite::Sqlite))]
+pub(crate) struct HostRow {
+    id: Id,
+    revision: Count,
+    tenant_id: String,
+    kind: String,
+    name: String,
+    external_id: Option<String>,
+    provider: Option<String>,
+    availability_zone: Option<String>,
+    address: Option<String>,
+    labels: String,
+    cordoned: bool,
+    archived_at: Option<At>,
+    generation: Count,
+    enrolled_at: Option<At>,
+    created_at: At,
+    updated_at: At,
+}
+
+impl HostRow {
+    fn of(host: &Host, revision: Revision) -> Result<Self, Failure> {
+        Ok(Self {
+            id: host.id.into(),
+            revision: Count(revision.get()),
+            tenant_id: host.tenant_id.as_str().to_owned(),
+            kind: host.kind.as_str().to_owned(),
+            name: host.name.as_str().to_owned(),
+            external_id: host.external_id.as_ref().map(|id| id.as_str().to_owned()),
+            provider: host.provider.as_ref().map(|text| text.as_str().to_owned()),
+            availability_zone: host.availability_zone.as_ref().map(|text| text.as_str().to_owned()),
+            address: host.address.as_ref().map(|text| text.as_str().to_owned()),
+            labels: to_json(&host.labels)?,
+            cordoned: host.cordoned,
+            archived_at: host.lifecycle.archived_at().map(At),
+            generation: Count(host.generation),
+            enrolled_at: host.enrolled_at.map(At),
+            created_at: At(host.created_at),
+            updated_at: At(host.updated_at),
+        })
+    }
+
+    fn into_host(self, tags: BTreeSet<Tag>) -> Result<(Revision, Host), Failure> {
+        let host = Host {
+            id: self.id.into(),
+            tenant_id: parse(&self.tenant_id)?,
+            kind: kind_of(&self.kind)?,
+            name: parse(&self.name)?,
+            external_id: parse_optional(self.external_id.as_deref())?,
+            provider: parse_optional(self.provider.as_deref())?,
+            availability_zone: parse_optional(self.availability_zone.as_deref())?,
+            address: parse_optional(self.address.as_deref())?,
+            tags,
+            labels: from_json(&self.labels)?,
+            cordoned: self.cordoned,
+            lifecycle: lifecycle_of(self.archived_at),
+            generation: self.generation.0,
+            enrolled_at: self.enrolled_at.map(|at| at.0),
+            created_at: self.created_at.0,
+            updated_at: self.updated_at.0,
+        };
+        Ok((Revision::new(self.revision.0), host))
+    }
+}
+
+/// The revision that the host's aggregate is at, if there is one.
+pub(crate) fn revision(connection: &mut SqliteConnection, id: HostId) -> Result<Option<Revision>, Failure> {
+    let revision =
+        hosts::table.find(Id::from(id)).select(hosts::revision).get_result::<Count>(connection).optional()?;
+    Ok(revision.map(|revision| Revision::new(revision.0)))
+}
+
+/// The host and its revision, if there is one.
+pub(crate) fn by_id(connection: &mut SqliteConnection, id: HostId) -> Result<Option<(Revision, Host)>, Failure> {
+    let row = hosts::table.find(Id::from(id)).select(HostRow::as_select()).get_result(connection).optional()?;
+    let Some(row) = row else { return Ok(None) };
+    let tags = tags_of(connection, id)?;
+    row.into_host(tags).map(Some)
+}
+
+/// Writes the host itself and its tags. The guard stands in the statement too, so that two writes of one aggregate in
+/// one commit cannot both pass.
+pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expected) -> Result<(), Failure> {
+    let row = HostRow::of(host, expected.next())?;
+    match expected {
+        Expected::Absent => {
+            diesel::insert_into(hosts::table).values(&row).execute(connection)?;
+            diesel::insert_into(host_presence::table).values(&PresenceRow::new(host.id)?).execute(connection)?;
+        }
+        Expected::Revision(revision) => {
+            let guarded = hosts::table.find(row.id).filter(hosts::revision.eq(Count(revision.get())));
+            if diesel::update(guarded).set(&row).execute(connection)? == 0 {
+                return Err(StoreErrorKind::Conflict.into());
+            }
+        }
+    }
+    put_tags(connection, host)
+}
+
+/// `find_host`.
+pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Result<Option<HostRecord>, Failure> {
+    let query = hosts::table.inner_join(host_presence::table).select((HostRow::as_select(), PresenceRow::as_select()));
+    let row = match lookup {
+        HostLookup::Id(id) => query.filter(hosts::id.eq(Id::from(*id))).get_result(connection),
+        HostLookup::ExternalId(tenant_id, external_id) => query
+            .filter(hosts::tenant_id.eq(tenant_id.as_str()))
+            .filter(hosts::external_id.eq(external_id.as_str()))
+            .get_result(connection),
+        HostLookup::Name(tenant_id, name) => query
+            .filter(hosts::tenant_id.eq(tenant_id.as_str()))
+            .filter(hosts::name.eq(name.as_str()))
+            .filter(hosts::archived_at.is_null())
+            .get_result(connection),
+    };
+    let Some((host, presence)) = row.optional()? else { return Ok(None) };
+    let tags = tags_of(connection, host.id.into())?;
+    record(host, presence, tags).map(Some)
+}
+
+/// `list_hosts`.
+pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Result<Page<HostRecord>, Failure> {
+    let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
+    if visible.is_nothing() {
+        return Ok(Page { items: Vec::new(), more: false });
+    }
+    let mut rows = hosts::table
+        .inner_join(host_presence::table)
+        .select((HostRow::as_select(), PresenceRow::as_select()))
+        .order(hosts::id)
+        .limit(overread(query.limit))
+        .into_boxed();
+    match visible {
+        Visible::Everything => {}
+        Visible::Tenant(tenant_id, None) => rows = rows.filter(hosts::tenant_id.eq(tenant_id)),
+        Visible::Tenant(tenant_id, Some(kind)) => {
+            rows = rows.filter(hosts::tenant_id.eq(tenant_id)).filter(hosts::kind.eq(kind.as_str()));
+        }
+        Visible::Tenants { both, managed, byoc } => {
+            let managed = hosts::kind.eq(HostKind::Managed.as_str()).and(hosts::tenant_id.eq_any(managed));
+            let byoc = hosts::kind.eq(HostKind::Byoc.as_str()).and(hosts::tenant_id.eq_any(byoc));
+            rows = rows.filter(hosts::tenant_id.eq_any(both).or(managed).or(byoc));
+        }
+    }
+    // `Status::of`, restated where rows are chosen: archived, else the presence.
+    match query.status {
+        None => {}
+        Some(Status::Archived) => rows = rows.filter(hosts::archived_at.is_not_null()),
+        Some(status) => {
+            rows = rows.filter(hosts::archived_at.is_null()).filter(host_presence::presence.eq(status.as_str()));
+        }
+    }
+    if let Some(tag) = &query.tag {
+        let tagged = host_tags::table.filter(host_tags::host_id.eq(hosts::id)).filter(host_tags::tag.eq(tag.as_str()));
+        rows = rows.filter(exists(tagged));
+    }
+    if let Some(kind) = query.kind {
+        rows = rows.filter(hosts::kind.eq(kind.as_str()));
+    }
+    if let Some(prefix) = &query.name_prefix {
+        rows = rows.filter(hosts::name.ge(prefix.clone()));
+        if let Some(beyond) = behind_prefix(prefix) {
+            rows = rows.filter(hosts::name.lt(beyond));
+        }
+    }
+    if let Some(after) = query.after {
+        rows = rows.filter(hosts::id.gt(Id::from(after)));
+    }
+    let rows = Page::of_overread(rows.load::<(HostRow, PresenceRow)>(connection)?, query.limit);
+    let mut tags = tags_of_all(connection, rows.items.iter().map(|(host, _)| host.id))?;
+    let items = rows
+        .items
+        .into_iter()
+        .map(|(host, presence)| {
+            let tags = tags.remove(&HostId::from(host.id)).unwrap_or_default();
+            record(host, presence, tags)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Page { items, more: rows.more })
+}
+
+/// What contact has to know of a host.
+#[derive(Debug)]
+pub(crate) struct HostHead {
+    /// Whose it is.
+    pub(crate) tenant_id: TenantId,
+    /// Managed, or brought by the tenant.
+    pub(crate) kind: HostKind,
+    /// Whether it is in service.
+    pub(crate) lifecycle: Lifecycle,
+    /// Its presence, as it is stored.
+    pub(crate) presence: PresenceRow,
+}
+
+/// Reads the host as contact meets it.
+pub(crate) fn head(connection: &mut SqliteConnection, id: HostId) -> Result<Option<HostHead>, Failure> {
+    let row = hosts::table
+        .inner_join(host_presence::table)
+        .filter(hosts::id.eq(Id::from(id)))
+        .select((hosts::tenant_id, hosts::kind, hosts::archived_at, PresenceRow::as_select()))
+        .get_result::<(String, String, Option<At>, PresenceRow)>(connection)
+        .optional()?;
+    let Some((tenant_id, kind, archived_at, presence)) = row else { return Ok(None) };
+    let (tenant_id, kind, lifecycle) = (parse(&tenant_id)?, kind_of(&kind)?, lifecycle_of(archived_at));
+    Ok(Some(HostHead { tenant_id, kind, lifecycle, presence }))
+}
+
+/// Reads [`HostKind::as_str`] back.
+pub(crate) fn kind_of(word: &str) -> Result<HostKind, Failure> {
+    [HostKind::Managed, HostKind::Byoc].into_iter().find(|kind| kind.as_str() == word).ok_or(UNKNOWN_WORD)
+}
+
+/// Reads the lifecycle from its one fact.
+pub(crate) fn lifecycle_of(archived_at: Option<At>) -> Lifecycle {
+    archived_at.map_or(Lifecycle::Live, |at| Lifecycle::Archived { at: at.0 })
+}
+
+fn record(host: HostRow, presence: PresenceRow, tags: BTreeSet<Tag>) -> Result<HostRecord, Failure> {
+    let (revision, host) = host.into_host(tags)?;
+    Ok(HostRecord { revision, host, presence: presence.decode()? })
+}
+
+fn tags_of(connection: &mut SqliteConnection, id: HostId) -> Result<BTreeSet<Tag>, Failure> {
+    let tags = host_tags::table.filter(host_tags::host_id.eq(Id::from(id))).select(host_tags::tag);
+    tags.load::<String>(connection)?.iter().map(|tag| parse(tag)).collect()
+}
+
+fn tags_of_all(
+    connection: &mut SqliteConnection,
+    ids: impl Iterator<Item = Id>,
+) -> Result<BTreeMap<HostId, BTreeSet<Tag>>, Failure> {
+    let mut tags = BTreeMap::<HostId, BTreeSet<Tag>>::new();
+    let ids: Vec<_> = ids.collect();
+    // A statement has a bound on its parameters, a page has none.
+    for ids in ids.chunks(1_000) {
+        let rows = host_tags::table.filter(host_tags::host_id.eq_any(ids)).select((host_tags::host_id, host_tags::tag));
+        for (id, tag) in rows.load::<(Id, String)>(connection)? {
+            tags.entry(id.into()).or_default().insert(parse(&tag)?);
+        }
+    }
+    Ok(tags)
+}
+
+/// Writes only what changed: most writes of a host change no tag.
+fn put_tags(connection: &mut SqliteConnection, host: &Host) -> Result<(), Failure> {
+    let stored = tags_of(connection, host.id)?;
+    let id = Id::from(host.id);
+    for gone in stored.difference(&host.tags) {
+        diesel::delete(host_tags::table.find((id, gone.as_str()))).execute(connection)?;
+    }
+    for new in host.tags.difference(&stored) {
+        let row = (host_tags::host_id.eq(id), host_tags::tag.eq(new.as_str()));
+        diesel::insert_into(host_tags::table).values(row).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// The first text behind all those that begin with `prefix`, to the byte; `None` when there is none.
+///
+/// UTF-8 sorts as its code points do, so the last one is raised, or dropped when it is the greatest. Unlike `LIKE` and
+/// `GLOB` this gives no character a meaning, folds no case, and is a range of the index.
+fn behind_prefix(prefix: &str) -> Option<String> {
+    let mut beyond = prefix.to_owned();
+    while let Some(last) = beyond.pop() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            beyond.push(next);
+            return Some(beyond);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_follows_a_prefix_is_behind_all_that_begin_with_it() {
+        assert_eq!(behind_prefix("web-").as_deref(), Some("web."));
+        assert_eq!(behind_prefix("\u{D7FF}").as_deref(), Some("\u{E000}"));
+        assert_eq!(behind_prefix("a\u{10FFFF}").as_deref(), Some("b"));
+        assert_eq!(behind_prefix("\u{10FFFF}"), None);
+        assert_eq!(behind_prefix(""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_range_holds_exactly_what_begins_with_the_prefix(prefix in "\\PC{0,4}", name in "\\PC{0,6}") {
+            for name in [name.clone(), format!("{prefix}{name}")] {
+                let in_range = name >= prefix && behind_prefix(&prefix).is_none_or(|beyond| name < beyond);
+                prop_assert_eq!(in_range, name.starts_with(&prefix));
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod agent_token;
+mod aggregate;
+mod column;
+mod connection;
+mod contact;
+mod container;
+mod error;
+mod event;
+mod host;
+mod install_token;
+mod migrate;
+mod presence;
+mod schema;
+mod scope;
+mod store;
+mod telemetry;
+mod transaction;
+mod worker;
+
+pub use store::SqliteStore;

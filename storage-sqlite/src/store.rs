@@ -1,0 +1,176 @@
+//! [`SqliteStore`]: the contract, each method on its thread.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use enlist_core::TokenHash;
+use enlist_core::agent_token::AgentToken;
+use enlist_core::event::Event;
+use enlist_core::install_token::InstallToken;
+use enlist_core::store::{
+    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Page, Store, StoreError, TelemetryQuery,
+};
+use enlist_core::telemetry::HostSnapshot;
+
+use crate::connection::Location;
+use crate::error::Failure;
+use crate::migrate::Gate;
+use crate::schema::schema_epoch;
+use crate::transaction::{immediate, snapshot};
+use crate::worker::Workers;
+use crate::{agent_token, aggregate, contact, container, event, host, install_token, migrate, telemetry};
+
+/// A fleet in one SQLite database. Cloning gives another handle on the same; see the [crate's documentation](crate).
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    workers: Workers,
+    gate: Arc<Gate>,
+}
+
+impl SqliteStore {
+    /// Opens the database at `url`, making the file if there is none: `sqlite://path`, `sqlite:path`, a plain path, or
+    /// `sqlite::memory:` for one that lives as long as its handles. The path is taken as it stands, without parameters
+    /// or escapes.
+    ///
+    /// It makes no tables: until [`SqliteStore::migrate`] was called, by this handle or any other, every other method
+    /// fails with [`SchemaVersion`](enlist_core::store::StoreErrorKind::SchemaVersion).
+    ///
+    /// Works on any executor, and on none: the file is opened on a thread of the store's own.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be opened, or its file system cannot do write-ahead logging; `SchemaVersion`
+    /// when a later version of Enlist has made the schema one that this version cannot work with.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let workers = Workers::start(Location::parse(url)?).await?;
+        workers.write(migrate::check_openable).await?;
+        Ok(Self { shared: Arc::new(Shared { workers, gate: Arc::default() }) })
+    }
+
+    /// Brings the schema to this version: all missing migrations, or none. Does nothing when none is missing, and can
+    /// be called by several processes at once.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database cannot be written; `SchemaVersion` when a later version has made the schema one
+    /// that this version cannot work with; `Invalid` when the file holds tables that are not ours.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        self.shared.workers.write(migrate::migrate).await
+    }
+
+    /// Drops this handle, and waits until the database is closed: all work done, the write-ahead log folded back into
+    /// the file. That is when every other handle was dropped as well, or closed.
+    ///
+    /// Nothing is lost without it: what was acknowledged is on disk, and the next to open the file finds it.
+    pub async fn close(self) {
+        let closed = self.shared.workers.closed();
+        drop(self);
+        // Cancelled: the threads are gone, and so are their connections.
+        let _ = closed.await;
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let gate = Arc::clone(&self.shared.gate);
+        let guarded = move |connection: &mut SqliteConnection| {
+            gate.check(connection)?;
+            work(connection)
+        };
+        self.shared.workers.read(guarded).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let gate = Arc::clone(&self.shared.gate);
+        let guarded = move |connection: &mut SqliteConnection| {
+            gate.check(connection)?;
+            work(connection)
+        };
+        self.shared.workers.write(guarded).await
+    }
+}
+
+// A read of one statement sees one moment by itself; one of several needs a transaction for it.
+#[async_trait]
+impl Store for SqliteStore {
+    async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError> {
+        let key = *key;
+        self.read(move |connection| snapshot(connection, |connection| aggregate::load(connection, &key))).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        self.write(move |connection| immediate(connection, |connection| aggregate::commit(connection, commit))).await
+    }
+
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError> {
+        let hash = *hash;
+        self.read(move |connection| agent_token::authenticate(connection, &hash)).await
+    }
+
+    async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
+        let lookup = lookup.clone();
+        self.read(move |connection| snapshot(connection, |connection| host::find(connection, &lookup))).await
+    }
+
+    async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| snapshot(connection, |connection| host::list(connection, &query))).await
+    }
+
+    async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| install_token::list(connection, &query)).await
+    }
+
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| agent_token::list(connection, &query)).await
+    }
+
+    async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| event::list(connection, &query)).await
+    }
+
+    async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
+        self.write(move |connection| telemetry::append(connection, &reports)).await
+    }
+
+    async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
+        self.write(move |connection| contact::touch(connection, &contacts)).await
+    }
+
+    async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| snapshot(connection, |connection| container::list(connection, &query))).await
+    }
+
+    async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| snapshot(connection, |connection| telemetry::list(connection, &query))).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.read(|connection| Ok(schema_epoch::table.select(schema_epoch::epoch).get_result::<i64>(connection)?))
+            .await?;
+        // A write of what stands there already: a full or read-only disk shows itself here and not only with a report.
+        self.write(|connection| {
+            immediate(connection, |connection| {
+                diesel::update(schema_epoch::table)
+                    .set(schema_epoch::epoch.eq(schema_epoch::epoch))
+                    .execute(connection)?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,252 @@
+//! The threads that talk to SQLite: one that writes, a few that read.
+//!
+//! A call hands its work over a bounded queue and waits for the answer without blocking its executor. The work runs to
+//! its end on the thread whether or not anybody still waits: a future that is dropped can therefore never leave a
+//! transaction open, and a commit is there whole or not at all.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use diesel::SqliteConnection;
+use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use enlist_core::store::{StoreError, StoreErrorKind};
+use futures_channel::oneshot;
+
+use crate::connection::Location;
+use crate::error::{Failure, unavailable};
+
+/// How many pieces of work may wait on a queue. More than that is an overload that waiting does not cure.
+pub(crate) const QUEUE: usize = 1_024;
+/// How many reads run at once on a file.
+const READERS: usize = 4;
+
+type Work = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
+
+/// The queues to the threads. The threads end when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    writer: SyncSender<Work>,
+    /// None in memory: the one connection does everything.
+    readers: Option<SyncSender<Work>>,
+    closing: Closing,
+}
+
+/// Whoever waits for the database to be closed.
+type Closing = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
+
+impl Workers {
+    /// Opens the database on a thread of its own, and starts the others.
+    pub(crate) async fn start(location: Location) -> Result<Self, StoreError> {
+        let (writer, writes) = sync_channel(QUEUE);
+        let (readers, reads) = match location {
+            Location::Memory => (None, None),
+            Location::File(_) => {
+                let (sender, receiver) = sync_channel(QUEUE);
+                (Some(sender), Some(Arc::new(Mutex::new(receiver))))
+            }
+        };
+        let closing = Closing::default();
+        let (started, opened) = oneshot::channel();
+        let at_end = Arc::clone(&closing);
+        thread::Builder::new()
+            .name("enlist-sqlite-writer".to_owned())
+            .spawn(move || {
+                run_writer(&location, &writes, reads, started);
+                for waiting in at_end.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                    // Whoever waited may have gone.
+                    let _ = waiting.send(());
+                }
+            })
+            .map_err(unavailable)?;
+        opened.await.map_err(|_| unavailable("the writer's thread ended while it opened the database"))??;
+        Ok(Self { writer, readers, closing })
+    }
+
+    /// Runs `work` on the writing connection.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        run(&self.writer, work).await
+    }
+
+    /// Runs `work` on a connection that reads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        run(self.readers.as_ref().unwrap_or(&self.writer), work).await
+    }
+
+    /// Is told when the last connection is closed, unless the threads end some other way: then it is cancelled.
+    pub(crate) fn closed(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
+    }
+}
+
+async fn run<T: Send + 'static>(
+    queue: &SyncSender<Work>,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (reply, answer) = oneshot::channel();
+    let job: Work = Box::new(move |connection| {
+        // Nobody waits any more, and nothing was begun.
+        if reply.is_canceled() {
+            return;
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(Failure::Panicked));
+        let _ = reply.send(result.map_err(StoreError::from));
+    });
+    // Never a blocking send: this runs on the caller's executor.
+    queue.try_send(job).map_err(|refused| match refused {
+        TrySendError::Full(_) => unavailable("too much work is waiting for the database"),
+        TrySendError::Disconnected(_) => unavailable("the database's thread has ended"),
+    })?;
+    answer.await.map_err(|_| StoreError::from(StoreErrorKind::Unavailable))?
+}
+
+fn run_writer(
+    location: &Location,
+    writes: &Receiver<Work>,
+    reads: Option<Arc<Mutex<Receiver<Work>>>>,
+    started: oneshot::Sender<Result<(), StoreError>>,
+) {
+    let opened = location.open_writer().and_then(|writer| {
+        let readers = reads.map_or_else(|| Ok(Vec::new()), |reads| start_readers(location, &reads))?;
+        Ok((writer, readers))
+    });
+    let (mut writer, readers) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    if started.send(Ok(())).is_ok() {
+        while let Ok(work) = writes.recv() {
+            work(&mut writer);
+            // Not in memory: there the broken connection is the only one that still holds the data.
+            if matches!(location, Location::File(_)) {
+                replace_if_broken(&mut writer, || location.open_writer());
+            }
+        }
+    }
+    // The readers' queue has ended with ours. The writer closes last: the last connection to close is the one that
+    // folds the write-ahead log back into the file, which one that may not write could not do.
+    for reader in readers {
+        let _ = reader.join();
+    }
+    drop(writer);
+}
+
+fn start_readers(location: &Location, reads: &Arc<Mutex<Receiver<Work>>>) -> Result<Vec<JoinHandle<()>>, StoreError> {
+    (0..READERS)
+        .map(|index| {
+            let mut reader = location.open_reader()?;
+            let (location, reads) = (location.clone(), Arc::clone(reads));
+            thread::Builder::new()
+                .name(format!("enlist-sqlite-reader-{index}"))
+                .spawn(move || {
+                    while let Some(work) = next(&reads) {
+                        work(&mut reader);
+                        replace_if_broken(&mut reader, || location.open_reader());
+                    }
+                })
+                .map_err(unavailable)
+        })
+        .collect()
+}
+
+/// The one idle reader that holds the lock waits for work, the others for the lock.
+fn next(reads: &Mutex<Receiver<Work>>) -> Option<Work> {
+    reads.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+/// A connection whose transaction could neither be committed nor rolled back is good for nothing any more. Closing it
+/// rolls back; until another can be opened, what is asked of it fails.
+fn replace_if_broken(connection: &mut SqliteConnection, open: impl FnOnce() -> Result<SqliteConnection, StoreError>) {
+    if !<AnsiTransactionManager as TransactionManager<SqliteConnection>>::is_broken_transaction_manager(connection) {
+        return;
+    }
+    match open() {
+        Ok(fresh) => *connection = fresh,
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot open the database again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection;
+    use diesel::{QueryDsl, RunQueryDsl};
+
+    use super::*;
+    use crate::schema::sqlite_master;
+    use crate::transaction::immediate;
+
+    fn tables(connection: &mut SqliteConnection) -> Result<i64, Failure> {
+        Ok(sqlite_master::table.count().get_result(connection)?)
+    }
+
+    fn make_table(connection: &mut SqliteConnection) -> Result<(), Failure> {
+        Ok(connection.batch_execute("CREATE TABLE half_done (id INTEGER)")?)
+    }
+
+    /// In memory, so that the connection that panicked is the one that is asked afterwards.
+    #[tokio::test]
+    async fn a_panic_rolls_back_and_the_thread_goes_on() {
+        let workers = Workers::start(Location::Memory).await.unwrap();
+        let panicking = |connection: &mut SqliteConnection| {
+            immediate(connection, |connection| -> Result<(), Failure> {
+                make_table(connection)?;
+                panic!("on purpose");
+            })
+        };
+        assert_eq!(workers.write(panicking).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+        assert_eq!(workers.read(tables).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_left_inside_a_transaction_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("enlist.db").to_str().unwrap().to_owned();
+        let workers = Workers::start(Location::File(path)).await.unwrap();
+        let open_ended = |connection: &mut SqliteConnection| {
+            <AnsiTransactionManager as TransactionManager<_>>::begin_transaction(connection)?;
+            make_table(connection)
+        };
+        workers.write(open_ended).await.unwrap();
+        workers.write(|connection| immediate(connection, make_table)).await.unwrap();
+        assert_eq!(workers.read(tables).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_answers_at_once_instead_of_blocking_the_executor() {
+        let workers = Workers::start(Location::Memory).await.unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let mut waiting = Vec::new();
+        // One is at work and holds the thread, the others fill the queue.
+        let busy = workers.write(move |_| {
+            let _ = held.recv();
+            Ok(())
+        });
+        waiting.push(Box::pin(busy) as std::pin::Pin<Box<dyn Future<Output = _>>>);
+        let refused = loop {
+            let mut next = waiting.pop().expect("there is always one more");
+            match futures_util::poll!(next.as_mut()) {
+                std::task::Poll::Ready(answer) => break answer,
+                std::task::Poll::Pending => waiting.push(next),
+            }
+            assert!(waiting.len() <= QUEUE + 2, "the queue is bounded");
+            waiting.push(Box::pin(workers.write(|_| Ok(()))));
+        };
+        assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::Unavailable);
+        release.send(()).unwrap();
+        for answer in waiting {
+            answer.await.unwrap();
+        }
+    }
+}

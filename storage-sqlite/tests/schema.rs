@@ -1,0 +1,254 @@
+//! The schema defends itself: what no state machine has is refused to whoever writes past the store.
+
+mod common;
+
+use common::{File, Hand};
+use enlist_core::agent_token::AgentTokenState;
+use enlist_core::conformance::sample::{self, at};
+use enlist_core::host::Host;
+use enlist_core::install_token::Binding;
+use enlist_core::store::{Commit, Expected, HostWrite, Store, Write};
+
+/// A host of tenant `acme` with one Active agent token, one Issued install token, and one event.
+async fn enrolled() -> (File, Hand, Host) {
+    let file = File::migrated().await;
+    let store = file.open().await;
+    let host = sample::host("a");
+    let active = AgentTokenState::Active { since: at(2) };
+    let token = enlist_core::agent_token::AgentToken { state: active, ..sample::agent_token(&host) };
+    let write = HostWrite {
+        agent_tokens: vec![token],
+        install_tokens: vec![sample::install_token(&host)],
+        ..HostWrite::new(Expected::Absent, host.clone())
+    };
+    store.commit(Commit::of(write, vec![sample::event(&host)])).await.unwrap();
+    let hand = file.by_hand();
+    (file, hand, host)
+}
+
+/// A copy of the host's agent token under an id and a hash of its own, with some columns said otherwise.
+fn another_agent_token(lineage: &str, state: &str, state_at: &str) -> String {
+    format!(
+        "INSERT INTO agent_tokens (id, host_id, lineage_id, hash, kind, origin, origin_actor_id, state, state_at, created_at)
+         SELECT randomblob(16), host_id, {lineage}, randomblob(32), kind, origin, origin_actor_id, {state}, {state_at},
+                created_at
+         FROM agent_tokens LIMIT 1"
+    )
+}
+
+#[tokio::test]
+async fn a_second_active_token_of_a_lineage_is_refused() {
+    let (_file, mut hand, _) = enrolled().await;
+    let refusal = hand.refusal(&another_agent_token("lineage_id", "'active'", "state_at"));
+    assert!(refusal.contains("agent_tokens.lineage_id"), "{refusal}");
+    hand.run(&another_agent_token("randomblob(16)", "'active'", "state_at"));
+}
+
+#[tokio::test]
+async fn a_second_pending_token_of_a_lineage_is_refused() {
+    let (_file, mut hand, _) = enrolled().await;
+    // One Active and one Pending stand side by side: that is a rotation.
+    hand.run(&another_agent_token("lineage_id", "'pending'", "NULL"));
+    let refusal = hand.refusal(&another_agent_token("lineage_id", "'pending'", "NULL"));
+    assert!(refusal.contains("agent_tokens.lineage_id"), "{refusal}");
+}
+
+#[tokio::test]
+async fn ended_tokens_of_a_lineage_are_as_many_as_there_were() {
+    let (_file, mut hand, _) = enrolled().await;
+    hand.run("UPDATE agent_tokens SET state = 'revoked', revoke_reason = 'administrator'");
+    let copy = "INSERT INTO agent_tokens (id, host_id, lineage_id, hash, kind, origin, origin_actor_id, state, state_at,
+                                          revoke_reason, created_at)
+                SELECT randomblob(16), host_id, lineage_id, randomblob(32), kind, origin, origin_actor_id, state, state_at,
+                       revoke_reason, created_at
+                FROM agent_tokens LIMIT 1";
+    hand.run(copy);
+    hand.run(copy);
+}
+
+#[tokio::test]
+async fn a_second_issued_install_token_of_a_host_is_refused() {
+    let (_file, mut hand, _) = enrolled().await;
+    let copy = |host: &str, revision: &str| {
+        format!(
+            "INSERT INTO install_tokens (id, revision, tenant_id, host_id, hash, credential_kind, state, created_by,
+                                         created_at, expires_at)
+             SELECT randomblob(16), {revision}, tenant_id, {host}, randomblob(32), credential_kind, state, created_by,
+                    created_at, expires_at
+             FROM install_tokens LIMIT 1"
+        )
+    };
+    let refusal = hand.refusal(&copy("host_id", "NULL"));
+    assert!(refusal.contains("install_tokens.host_id"), "{refusal}");
+    // A tenant's are as many as it likes; each is an aggregate, with a revision.
+    hand.run(&copy("NULL", "1"));
+    hand.run(&copy("NULL", "1"));
+    hand.refusal(&copy("NULL", "NULL"));
+}
+
+#[tokio::test]
+async fn a_hash_is_seen_once_over_both_sorts_of_token_and_also_after_its_row_is_gone() {
+    let (_file, mut hand, _) = enrolled().await;
+    let with_hash =
+        |hash: &str| another_agent_token("randomblob(16)", "'pending'", "NULL").replace("randomblob(32)", hash);
+    for hash in ["hash", "(SELECT hash FROM install_tokens)"] {
+        let refusal = hand.refusal(&with_hash(hash));
+        assert!(refusal.contains("token_hashes.hash"), "{refusal}");
+    }
+    hand.run("CREATE TABLE gone AS SELECT hash FROM install_tokens; DELETE FROM install_tokens;");
+    let refusal = hand.refusal(&with_hash("(SELECT hash FROM gone)"));
+    assert!(refusal.contains("token_hashes.hash"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_token_keeps_its_hash_and_a_hash_stays_seen() {
+    let (_file, mut hand, _) = enrolled().await;
+    for sql in [
+        "UPDATE agent_tokens SET hash = randomblob(32)",
+        "UPDATE install_tokens SET hash = randomblob(32)",
+        "UPDATE token_hashes SET hash = randomblob(32)",
+    ] {
+        hand.refusal(sql);
+    }
+}
+
+#[tokio::test]
+async fn a_state_of_an_agent_token_comes_with_exactly_its_facts() {
+    let (_file, mut hand, _) = enrolled().await;
+    for set in [
+        "state = 'pending'",
+        "state_at = NULL",
+        "state = 'retired', succeeded_by = randomblob(16)",
+        "state = 'retired', retired_by = 'agent'",
+        "state = 'displaced'",
+        "state = 'displaced', succeeded_by = randomblob(16), retired_by = 'agent'",
+        "state = 'revoked'",
+        "revoke_reason = 'administrator'",
+        "state = 'revoked', revoke_reason = 'boredom'",
+        "state = 'lost'",
+        "origin = 'exchange'",
+        "origin = 'rotated'",
+        "origin = 'proposed', origin_actor_id = NULL",
+        "id = randomblob(15)",
+        "lineage_id = randomblob(17)",
+    ] {
+        let refusal = hand.refusal(&format!("UPDATE agent_tokens SET {set}"));
+        assert!(refusal.contains("CHECK"), "{set}: {refusal}");
+    }
+    hand.run("UPDATE agent_tokens SET state = 'retired', succeeded_by = randomblob(16), retired_by = 'agent'");
+}
+
+#[tokio::test]
+async fn a_consumed_install_token_has_a_claim_a_time_and_what_it_bought() {
+    let (_file, mut hand, _) = enrolled().await;
+    for set in [
+        "state = 'consumed'",
+        "state = 'consumed', state_at = 1, agent_token_id = randomblob(16)",
+        "state = 'consumed', state_at = 1, claim = 'client', claim_hash = randomblob(32)",
+        "state = 'consumed', claim = 'client', claim_hash = randomblob(32), agent_token_id = randomblob(16)",
+        "state = 'consumed', state_at = 1, claim = 'client', agent_token_id = randomblob(16)",
+        "state = 'consumed', state_at = 1, claim = 'client', claim_hash = randomblob(31), agent_token_id = randomblob(16)",
+        "state = 'revoked'",
+        "state = 'revoked', state_at = 1, claim = 'server'",
+        "state_at = 1",
+        "claim_hash = randomblob(32)",
+    ] {
+        let refusal = hand.refusal(&format!("UPDATE install_tokens SET {set}"));
+        assert!(refusal.contains("CHECK"), "{set}: {refusal}");
+    }
+    // A server's claim may have had no Idempotency-Key.
+    hand.run(
+        "UPDATE install_tokens SET state = 'consumed', state_at = 1, claim = 'server', agent_token_id = randomblob(16)",
+    );
+}
+
+#[tokio::test]
+async fn an_install_token_enrols_no_host_of_another_tenant() {
+    let (file, mut hand, host) = enrolled().await;
+    assert!(hand.refusal("UPDATE install_tokens SET tenant_id = 'other'").contains("FOREIGN KEY"));
+    // Nor through the store.
+    let foreign =
+        enlist_core::install_token::InstallToken { tenant_id: sample::tenant("other"), ..sample::install_token(&host) };
+    let mut write = sample::write(enlist_core::store::Revision::FIRST, &host);
+    hand.run("DELETE FROM install_tokens");
+    write.install_tokens = vec![foreign];
+    let refused = file.open().await.commit(Commit::of(write, Vec::new())).await.unwrap_err();
+    assert_eq!(refused.kind(), enlist_core::store::StoreErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_token_is_written_with_the_aggregate_that_it_belongs_to() {
+    let (file, _hand, host) = enrolled().await;
+    let store = file.open().await;
+    let of_host = Write::TenantInstallToken { expected: Expected::Absent, token: sample::install_token(&host) };
+    let mut of_tenant = sample::write(enlist_core::store::Revision::FIRST, &host);
+    of_tenant.install_tokens =
+        vec![enlist_core::install_token::InstallToken { binding: Binding::Tenant, ..sample::install_token(&host) }];
+    let mut of_other = sample::write(enlist_core::store::Revision::FIRST, &host);
+    of_other.agent_tokens = vec![sample::agent_token(&sample::host("b"))];
+    for write in [of_host, of_tenant.into(), of_other.into()] {
+        let refused = store.commit(Commit::of(write, Vec::new())).await.unwrap_err();
+        assert_eq!(refused.kind(), enlist_core::store::StoreErrorKind::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_without_a_tenant() {
+    let (_file, mut hand, _) = enrolled().await;
+    for table in ["hosts", "install_tokens", "events"] {
+        assert!(hand.refusal(&format!("UPDATE {table} SET tenant_id = NULL")).contains("NOT NULL"), "{table}");
+        assert!(hand.refusal(&format!("UPDATE {table} SET tenant_id = ''")).contains("CHECK"), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_hosts_event_names_the_kind_that_a_scope_asks_for() {
+    let (_file, mut hand, _) = enrolled().await;
+    assert!(hand.refusal("UPDATE events SET host_kind = NULL").contains("CHECK"));
+    hand.run("UPDATE events SET host_kind = NULL, host_id = NULL");
+}
+
+#[tokio::test]
+async fn presence_comes_with_exactly_its_facts() {
+    let (_file, mut hand, _) = enrolled().await;
+    for set in [
+        "presence = 'online'",
+        "presence = 'unreachable', last_seen_at = 1",
+        "last_seen_at = 1",
+        "presence = 'online', last_seen_at = 1, unreachable_since = 1",
+        "newest_report_id = 1",
+    ] {
+        assert!(hand.refusal(&format!("UPDATE host_presence SET {set}")).contains("CHECK"), "{set}");
+    }
+}
+
+#[tokio::test]
+async fn every_table_is_strict() {
+    let (_file, mut hand, _) = enrolled().await;
+    let loose = hand.column(
+        "SELECT name AS value FROM pragma_table_list
+         WHERE type = 'table' AND NOT strict AND name NOT LIKE 'sqlite_%' AND name NOT LIKE '__diesel_%'",
+    );
+    assert_eq!(loose, Vec::<Option<String>>::new());
+}
+
+/// An index more on a snapshot table costs every report, for ever.
+#[tokio::test]
+async fn contact_tables_have_the_documented_indexes_and_no_others() {
+    let (_file, mut hand, _) = enrolled().await;
+    let indexes = hand.column(
+        "SELECT m.name || '(' || (SELECT group_concat(i.name, ',') FROM pragma_index_info(l.name) i) || ')' AS value
+         FROM sqlite_master m, pragma_index_list(m.name) l
+         WHERE m.type = 'table'
+           AND m.name IN ('host_presence', 'containers', 'host_metric_snapshots', 'container_metric_snapshots')
+         ORDER BY 1",
+    );
+    let expected = [
+        "container_metric_snapshots(report_id,container_key)",
+        "containers(host_id)",
+        "containers(host_id,container_id)",
+        "host_metric_snapshots(host_id,recorded_at)",
+        "host_presence(host_id)",
+    ];
+    assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);
+}
