@@ -63,15 +63,14 @@ impl SqliteStore {
         self.shared.workers.write(migrate::migrate).await
     }
 
-    /// Drops this handle, and waits until the database is closed: all work done, the write-ahead log folded back into
-    /// the file. That is when every other handle was dropped as well, or closed.
+    /// Closes the database for every handle of this store: what was asked of it is still done, whatever is asked from now
+    /// on is `Unavailable`. Completes when the write-ahead log is folded back into the file.
     ///
-    /// Nothing is lost without it: what was acknowledged is on disk, and the next to open the file finds it.
-    pub async fn close(self) {
-        let closed = self.shared.workers.closed();
-        drop(self);
-        // Cancelled: the threads are gone, and so are their connections.
-        let _ = closed.await;
+    /// Nothing is lost without it: what was acknowledged is on disk, and the next to open the file finds it. Dropping the
+    /// future does not take it back.
+    pub async fn close(&self) {
+        // Cancelled: it was closed before.
+        let _ = self.shared.workers.close().await;
     }
 
     async fn read<T: Send + 'static>(

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use diesel::SqliteConnection;
@@ -24,44 +24,50 @@ const READERS: usize = 4;
 
 type Work = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
-/// The queues to the threads. The threads end when it is dropped.
+/// The queues to the threads. The threads end when it is closed or dropped, once they have done what was queued.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    writer: SyncSender<Work>,
-    /// None in memory: the one connection does everything.
-    readers: Option<SyncSender<Work>>,
+    /// `None` once it is closed.
+    queues: RwLock<Option<Queues>>,
     closing: Closing,
 }
 
-/// Whoever waits for the database to be closed.
-type Closing = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
+#[derive(Debug)]
+struct Queues {
+    writer: SyncSender<Work>,
+    /// In memory, where one connection does everything, the same queue.
+    readers: SyncSender<Work>,
+}
+
+/// Whoever waits for the database to be closed; `None` once it is.
+type Closing = Arc<Mutex<Option<Vec<oneshot::Sender<()>>>>>;
 
 impl Workers {
     /// Opens the database on a thread of its own, and starts the others.
     pub(crate) async fn start(location: Location) -> Result<Self, StoreError> {
         let (writer, writes) = sync_channel(QUEUE);
         let (readers, reads) = match location {
-            Location::Memory => (None, None),
+            Location::Memory => (writer.clone(), None),
             Location::File(_) => {
                 let (sender, receiver) = sync_channel(QUEUE);
-                (Some(sender), Some(Arc::new(Mutex::new(receiver))))
+                (sender, Some(Arc::new(Mutex::new(receiver))))
             }
         };
-        let closing = Closing::default();
+        let closing: Closing = Arc::new(Mutex::new(Some(Vec::new())));
         let (started, opened) = oneshot::channel();
         let at_end = Arc::clone(&closing);
         thread::Builder::new()
             .name("enlist-sqlite-writer".to_owned())
             .spawn(move || {
                 run_writer(&location, &writes, reads, started);
-                for waiting in at_end.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                for waiting in at_end.lock().unwrap_or_else(PoisonError::into_inner).take().into_iter().flatten() {
                     // Whoever waited may have gone.
                     let _ = waiting.send(());
                 }
             })
             .map_err(unavailable)?;
         opened.await.map_err(|_| unavailable("the writer's thread ended while it opened the database"))??;
-        Ok(Self { writer, readers, closing })
+        Ok(Self { queues: RwLock::new(Some(Queues { writer, readers })), closing })
     }
 
     /// Runs `work` on the writing connection.
@@ -69,7 +75,7 @@ impl Workers {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        run(&self.writer, work).await
+        run(self.queue(|queues| &queues.writer)?, work).await
     }
 
     /// Runs `work` on a connection that reads.
@@ -77,19 +83,28 @@ impl Workers {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        run(self.readers.as_ref().unwrap_or(&self.writer), work).await
+        run(self.queue(|queues| &queues.readers)?, work).await
     }
 
-    /// Is told when the last connection is closed, unless the threads end some other way: then it is cancelled.
-    pub(crate) fn closed(&self) -> oneshot::Receiver<()> {
+    /// Takes no more work; what was queued is still done. Is told when the last connection is closed; cancelled if that
+    /// was before.
+    pub(crate) fn close(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        if let Some(waiting) = &mut *self.closing.lock().unwrap_or_else(PoisonError::into_inner) {
+            waiting.push(sender);
+        }
+        *self.queues.write().unwrap_or_else(PoisonError::into_inner) = None;
         receiver
+    }
+
+    fn queue(&self, which: impl FnOnce(&Queues) -> &SyncSender<Work>) -> Result<SyncSender<Work>, StoreError> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        queues.as_ref().map(|queues| which(queues).clone()).ok_or_else(|| unavailable("the store was closed"))
     }
 }
 
 async fn run<T: Send + 'static>(
-    queue: &SyncSender<Work>,
+    queue: SyncSender<Work>,
     work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, StoreError> {
     let (reply, answer) = oneshot::channel();
@@ -106,6 +121,8 @@ async fn run<T: Send + 'static>(
         TrySendError::Full(_) => unavailable("too much work is waiting for the database"),
         TrySendError::Disconnected(_) => unavailable("the database's thread has ended"),
     })?;
+    // The threads end with the last sender: who only waits must not hold one.
+    drop(queue);
     answer.await.map_err(|_| StoreError::from(StoreErrorKind::Unavailable))?
 }
 

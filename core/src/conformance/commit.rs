@@ -258,6 +258,26 @@ pub async fn two_issued_install_tokens_of_a_host_are_refused(fixture: &impl Fixt
     assert_eq!(store.load(&Key::Host(host.id)).await.unwrap(), None);
 }
 
+/// A token belongs to the aggregate that it is written with.
+pub async fn a_token_of_another_aggregate_is_refused(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (host, other) = (sample::host("a"), sample::host("b"));
+    sample::create(&store, &host).await;
+    sample::create(&store, &other).await;
+    let revoked = sample::agent_token(&other).revoke(RevokeReason::CutOff, at(2)).unwrap();
+    let writes: [Write; 4] = [
+        HostWrite { agent_tokens: vec![sample::agent_token(&other)], ..sample::write(Revision::FIRST, &host) }.into(),
+        HostWrite { agent_tokens: vec![revoked], ..sample::write(Revision::FIRST, &host) }.into(),
+        HostWrite { install_tokens: vec![sample::install_token(&other)], ..sample::write(Revision::FIRST, &host) }
+            .into(),
+        Write::TenantInstallToken { expected: Expected::Absent, token: sample::install_token(&host) },
+    ];
+    for write in writes {
+        assert_eq!(refused(&store, Commit::of(write, Vec::new())).await, StoreErrorKind::Invalid);
+    }
+    assert_eq!(sample::load(&store, host.id).await.revision, Revision::FIRST);
+}
+
 /// Promotion: the predecessor ends and the successor begins, whichever stands first in the commit.
 pub async fn a_token_takes_anothers_place_in_one_commit(fixture: &impl Fixture) {
     let store = fixture.handle().await;

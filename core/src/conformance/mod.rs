@@ -103,6 +103,7 @@ properties! {
         two_active_tokens_of_a_lineage_are_refused,
         two_pending_tokens_of_a_lineage_are_refused,
         two_issued_install_tokens_of_a_host_are_refused,
+        a_token_of_another_aggregate_is_refused,
         a_token_takes_anothers_place_in_one_commit,
         a_commit_writes_several_aggregates_or_none,
         facts_of_an_enrolment_count_only_until_the_first_report,

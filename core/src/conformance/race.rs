@@ -23,8 +23,7 @@ use crate::{Clock, Fleet, HostId, ManualClock, SystemEntropy};
 
 fn fleet(store: impl Store) -> Fleet {
     let clock: Arc<ManualClock> = Arc::new(ManualClock::new(at(0)));
-    let mut limits = Limits::default();
-    limits.refused_exchanges_per_minute = NonZeroU32::new(10_000);
+    let limits = Limits { refused_exchanges_per_minute: NonZeroU32::new(10_000), ..Limits::default() };
     let (fleet, _drivers) =
         Fleet::builder(store).clock(clock as Arc<dyn Clock>).limits(limits).build().expect("the limits are valid");
     fleet

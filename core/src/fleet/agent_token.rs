@@ -54,23 +54,20 @@ impl AgentIdentity {
     }
 }
 
-impl Fleet {
-    /// Finds out who presents a request, from the values of its `Authorization` headers.
-    ///
-    /// # Errors
-    /// As [`Fleet::authenticate`]; none at all, more than one, and other schemes than Bearer are told apart.
-    pub async fn authenticate_headers<'a>(
-        &self,
-        values: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<AgentIdentity, AuthenticateError> {
-        let mut values = values.into_iter();
-        let value = values.next().ok_or(AuthenticateError::Missing)?;
-        if values.next().is_some() {
-            return Err(AuthenticateError::BadHeader("present one Authorization header, not several"));
-        }
-        self.authenticate(crate::wire::bearer(value).map_err(AuthenticateError::BadHeader)?).await
+/// The bearer token of a request, from the values of all its `Authorization` headers.
+///
+/// # Errors
+/// When there is none, more than one, or one of another scheme.
+pub fn bearer<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<&'a str, AuthenticateError> {
+    let mut values = values.into_iter();
+    let value = values.next().ok_or(AuthenticateError::Missing)?;
+    if values.next().is_some() {
+        return Err(AuthenticateError::BadHeader("present one Authorization header, not several"));
     }
+    crate::wire::bearer(value).map_err(AuthenticateError::BadHeader)
+}
 
+impl Fleet {
     /// Finds out who holds `bearer`. The first use of a Pending token promotes it, in a commit that is durable before
     /// this returns; a known Active one costs no read of the store.
     ///

@@ -25,7 +25,7 @@ mod telemetry;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use agent_token::AgentIdentity;
+pub use agent_token::{AgentIdentity, bearer};
 pub use builder::{BuildError, FleetBuilder};
 #[cfg(feature = "tokio")]
 pub use driver::TokioTimer;

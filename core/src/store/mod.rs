@@ -68,9 +68,10 @@ pub trait Store: Send + Sync + 'static {
     /// - An aggregate's revision is 1 when it is made and rises by exactly one with each write.
     /// - A name that another unarchived host of the tenant has is `NameTaken`; an external id that another host of the
     ///   tenant has is `ExternalIdTaken`; the hash of an agent token that any agent token ever had, or of an install
-    ///   token that any install token ever had, is `HashSeen`.
+    ///   token that any install token ever had, is `HashSeen`. Whether the two kinds share a register is the store's choice.
     /// - A second Active or a second Pending token of a lineage, and a second Issued install token of a host, are
-    ///   refused by the schema itself (`Invalid`): core never asks for them.
+    ///   refused by the schema itself (`Invalid`), and so are a token of another host in a host's write, and a host's
+    ///   install token in a tenant's: core never asks for any of these.
     /// - The events get positions in the order in which they stand, behind every event committed before; a reader of
     ///   the events never sees a position and later one below it.
     ///

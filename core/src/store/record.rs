@@ -194,7 +194,7 @@ pub struct ContainerRecord {
     /// When it was first reported, by the server's clock.
     pub first_seen_at: Timestamp,
     /// When it was last reported, by the server's clock: the time of the host's newest report that was complete, or
-    /// of the newest one that changed its row, whichever is later.
+    /// of the newest one that changed its row, whichever is later; once it is removed, what that was just before.
     pub last_seen_at: Timestamp,
     /// When a complete report first lacked it, by the server's clock.
     pub removed_at: Option<Timestamp>,

@@ -66,6 +66,8 @@ codes! {
     TooManyContainers = "too_many_containers", 422, "Too many containers";
     /// The report was measured at an implausible time; compare `server_time`.
     ClockSkew = "clock_skew", 422, "Clock skew";
+    /// The request did not arrive in time.
+    RequestTimeout = "request_timeout", 408, "Request timeout";
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, "Body too large";
     /// The body's encoding is not supported.

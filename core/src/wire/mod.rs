@@ -50,8 +50,11 @@ pub fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, FieldError> {
                 Ok(_) => return Err(not_json("there is something after the JSON value")),
                 Err(error) => error,
             };
-            if error.inner().is_data() {
-                Err(FieldError::invalid(pointer(error.path()), without_value(error.inner())))
+            // serde_json calls some wrong types a syntax error: an array where an enum's name is due.
+            let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
+            if error.inner().is_data() || is_json() {
+                let detail = without_value(error.inner());
+                Err(FieldError::invalid(pointer(error.path()) + &missing(&detail), detail))
             } else {
                 Err(not_json(&error.inner().to_string()))
             }
@@ -66,13 +69,26 @@ fn not_json(detail: &str) -> FieldError {
 /// What serde says, less the value that it quotes: that may be a secret in the wrong field.
 fn without_value(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match (text.strip_prefix("invalid type: "), text.strip_prefix("invalid value: ")) {
-        (None, None) => text,
-        _ => match text.rsplit_once(", expected ") {
-            Some((_, expected)) => format!("expected {expected}"),
-            None => "a value of another type is expected".to_owned(),
-        },
+    let quotes = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant "];
+    if error.is_syntax() {
+        let out_of_range = text.starts_with("number out of range");
+        return if out_of_range { "the number is out of range" } else { "a value of another kind is expected" }
+            .to_owned();
     }
+    if !quotes.iter().any(|start| text.starts_with(start)) {
+        return text;
+    }
+    // The last of them: a quoted value may hold the word as well.
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None => "a value of another kind is expected".to_owned(),
+    }
+}
+
+/// What a pointer to the object lacks, if the error is that a field does: the name is one of ours.
+fn missing(detail: &str) -> String {
+    let name = detail.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    name.map_or_else(String::new, |name| format!("/{name}"))
 }
 
 /// A JSON Pointer (RFC 6901) of a serde path.
@@ -97,5 +113,50 @@ pub fn bearer(value: &[u8]) -> Result<&str, &'static str> {
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err("the Authorization header is not of the form: Bearer TOKEN"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read by serde")]
+    struct Outer {
+        kind: crate::host::HostKind,
+        #[serde(default)]
+        number: u64,
+        #[serde(default)]
+        list: Vec<Outer>,
+    }
+
+    fn refused(json: &str) -> (Code, String, String) {
+        let error = parse_json::<Outer>(json.as_bytes()).unwrap_err();
+        (error.code, error.field, error.detail)
+    }
+
+    #[test]
+    fn a_field_that_does_not_fit_is_named_and_its_value_is_not() {
+        for (json, field) in [
+            (r#"{"kind": "canary"}"#, "/kind"),
+            (r#"{"kind": "byoc", "number": "canary, expected canary"}"#, "/number"),
+            (r#"{"kind": "byoc", "list": [{"kind": ["canary"]}]}"#, "/list/0/kind"),
+            (r#"{"kind": "byoc", "list": [{"kind": "byoc"}, {"number": 1}]}"#, "/list/1/kind"),
+            (r#"{"number": 1}"#, "/kind"),
+            (r#"{"kind": "byoc", "list": "canary"}"#, "/list"),
+            (r#"{"kind": "byoc", "number": 1e999}"#, "/number"),
+            (r#""canary""#, ""),
+        ] {
+            let (code, found, detail) = refused(json);
+            assert_eq!((code, found.as_str()), (Code::InvalidField, field), "{json}");
+            assert!(!detail.contains("canary"), "{detail}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_of_administration_is_named() {
+        let (code, _, detail) = refused(r#"{"kind": "byoc", "colour": 1}"#);
+        assert!(code == Code::InvalidField && detail.contains("`colour`"), "{detail}");
     }
 }

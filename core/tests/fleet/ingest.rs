@@ -173,10 +173,9 @@ async fn what_is_not_json_is_400_and_stored_nowhere() {
     let world = World::new().running().await;
     let identity = world.identity("a").await;
     let nan = body().to_string().replace("12.5", "NaN");
-    let huge = body().to_string().replace("12.5", "1e999");
     let trailing = format!("{} {{}}", body());
     let cut = &body().to_string()[..100];
-    for text in ["", "{", "nonsense", "\u{0}", &nan, &huge, &trailing, cut] {
+    for text in ["", "{", "nonsense", "\u{0}", &nan, &trailing, cut] {
         let error = world.fleet.agent(&identity).report_json(text.as_bytes()).await.unwrap_err();
         let problem = Problem::from(error);
         assert_eq!((problem.status, problem.code.as_str(), problem.field), (400, "invalid_json", None), "{text}");

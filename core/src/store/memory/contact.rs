@@ -32,7 +32,8 @@ impl State {
                 continue;
             }
             events.extend(entry.contact(&contact));
-            if let Some(token) = self.agent_tokens.get_mut(&contact.token_id) {
+            let token = self.agent_tokens.get_mut(&contact.token_id);
+            if let Some(token) = token.filter(|entry| entry.token.host_id == contact.host_id) {
                 token.last_used_at = token.last_used_at.max(Some(contact.at));
             }
         }

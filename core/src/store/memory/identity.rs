@@ -89,12 +89,18 @@ impl State {
                         self.check_install_hash(token)?;
                     }
                     for token in &write.agent_tokens {
+                        if token.host_id != write.host.id {
+                            return Err(StoreErrorKind::Invalid);
+                        }
                         let known = self.agent_hashes.get(&token.hash);
                         if known.is_some_and(|id| *id != token.id) || !hashes.insert(token.hash) {
                             return Err(StoreErrorKind::HashSeen);
                         }
                     }
                     self.check_tokens(write)?;
+                }
+                Write::TenantInstallToken { token, .. } if token.binding != Binding::Tenant => {
+                    return Err(StoreErrorKind::Invalid);
                 }
                 Write::TenantInstallToken { token, .. } => self.check_install_hash(token)?,
             }
@@ -132,7 +138,7 @@ impl State {
         let mut live: HashSet<(LineageId, bool)> = HashSet::new();
         for token in tokens.values().filter(|token| token.is_live()) {
             let active = matches!(token.state, AgentTokenState::Active { .. });
-            if token.host_id != write.host.id || !live.insert((token.lineage_id, active)) {
+            if !live.insert((token.lineage_id, active)) {
                 return Err(StoreErrorKind::Invalid);
             }
         }

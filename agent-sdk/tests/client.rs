@@ -1,0 +1,80 @@
+//! The typed calls alone.
+
+mod support;
+
+use enlist_agent_sdk::{Client, ClientError, reqwest};
+use enlist_core::secret::Prefix;
+use enlist_core::wire::Code;
+use enlist_core::{PlainToken, SystemEntropy};
+use support::*;
+
+fn token() -> PlainToken {
+    PlainToken::generate(Prefix::AGENT, &SystemEntropy)
+}
+
+#[tokio::test]
+async fn a_heartbeat_and_who_am_i_present_the_credential_under_the_prefix_of_the_url() {
+    let server = Server::start(|_, asked| match asked.path.as_str() {
+        "/fleet/v1/agent/heartbeat" => acknowledged(),
+        "/fleet/v1/agent/self" => ok(serde_json::json!({
+            "host_id": HOST_ID, "tenant_id": "acme", "token_id": HOST_ID, "kind": "bearer", "expires_at": null,
+            "server_time": now(), "of_a_later_version": 1,
+        })),
+        _ => refusal(Code::NotFound),
+    })
+    .await;
+    let client = Client::new(&format!("{}/fleet", server.url)).expect("a client");
+    let token = token();
+    assert_eq!(client.heartbeat(&token).await.expect("acknowledged").lease_ms, 60_000);
+    assert_eq!(client.who_am_i(&token).await.expect("known").host_id.to_string(), HOST_ID);
+    assert!(server.asked().iter().all(|asked| asked.bearer.as_deref() == Some(token.expose())));
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let server = Server::start(move |n, _| match n {
+            0 => Answer::Reply { status, headers: vec![("location", "/v1/agent/heartbeat".into())], body: vec![] },
+            _ => acknowledged(),
+        })
+        .await;
+        let error = Client::new(&server.url).expect("a client").heartbeat(&token()).await.expect_err("no answer");
+        assert!(matches!(error, ClientError::Unexpected { status: found } if found == status), "{error:?}");
+        assert_eq!(server.asked().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_larger_than_any_of_ours_is_not_read_to_its_end() {
+    let server = Server::start(|_, _| {
+        let body =
+            format!("{{\"server_time\":\"{}\",\"next_report_in_ms\":1,\"lease_ms\":1{}}}", now(), " ".repeat(70_000));
+        Answer::Reply { status: 200, headers: vec![("content-type", "application/json".into())], body: body.into() }
+    })
+    .await;
+    let error = Client::new(&server.url).expect("a client").heartbeat(&token()).await.expect_err("too large");
+    assert!(matches!(error, ClientError::Unexpected { status: 200 }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_callers_own_http_client_is_used_and_its_requests_time_out_too() {
+    let server = Server::start(|_, _| Answer::Silence).await;
+    // Without a provider reqwest's own client cannot do TLS; over plain HTTP it needs none.
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let broken = reqwest::Proxy::all("http://127.0.0.1:1").expect("a proxy");
+    let http =
+        reqwest::Client::builder().tls_backend_preconfigured(tls.clone()).proxy(broken).build().expect("a client");
+    let client = Client::builder(&server.url).http_client(http).build().expect("a client");
+    let error = client.heartbeat(&token()).await.expect_err("its proxy is broken");
+    assert!(matches!(error, ClientError::Transport { timed_out: false, .. }), "{error:?}");
+    assert!(server.asked().is_empty());
+
+    let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().expect("a client");
+    let client = Client::builder(&server.url).http_client(http).timeout(SHORT).build().expect("a client");
+    let error = client.heartbeat(&token()).await.expect_err("silence");
+    assert!(matches!(error, ClientError::Transport { timed_out: true, .. }), "{error:?}");
+}

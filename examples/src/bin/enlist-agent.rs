@@ -1,0 +1,122 @@
+//! The reference agent: `enlist-agent enrol`, then `enlist-agent run`.
+
+#![allow(clippy::print_stdout, reason = "a program says what it did")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use enlist_agent_sdk::{
+    Agent, BoxError, Client, Collector, Enrolment, Event, Events, FileCredentialStore, InstallToken, Outcome,
+    SystemCollector,
+};
+use enlist_examples::logging;
+use enlist_examples::server::terminated;
+
+/// A host's agent: enrols it, and reports what this machine does.
+// No `Debug`, and tokens are read after clap: neither may print what was pasted.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Exchange an install token for a credential. Done already, it changes nothing.
+    Enrol {
+        #[command(flatten)]
+        common: Common,
+        /// The install token that the administrator gave.
+        #[arg(long, env = "ENLIST_INSTALL_TOKEN", hide_env_values = true)]
+        token: String,
+    },
+    /// Report until SIGTERM or SIGINT.
+    Run {
+        #[command(flatten)]
+        common: Common,
+        /// The install token to enrol with, if this host is not enrolled yet. It may stay in the unit file.
+        #[arg(long, env = "ENLIST_INSTALL_TOKEN", hide_env_values = true)]
+        token: Option<String>,
+        /// Report at least this often; the server may ask for more.
+        #[arg(long, env = "ENLIST_INTERVAL", value_parser = humantime::parse_duration)]
+        interval: Option<Duration>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The server.
+    #[arg(long, env = "ENLIST_SERVER", default_value = "http://127.0.0.1:7070")]
+    server: String,
+    /// The directory that keeps the credential.
+    #[arg(long, env = "ENLIST_STATE_DIR", default_value = "enlist-agent-state")]
+    state_dir: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    logging::init("info");
+    let done = match command {
+        Command::Enrol { common, token } => enrol(common, token).await,
+        Command::Run { common, token, interval } => run(common, token, interval).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = &*error as &dyn std::error::Error, "the agent cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn enrol(common: Common, token: String) -> Result<(), BoxError> {
+    let token = InstallToken::new(token)?;
+    let client = Client::new(&common.server)?;
+    let facts = SystemCollector::new()?.collect().await.facts;
+    let store = Arc::new(FileCredentialStore::new(common.state_dir));
+    let credential = Enrolment::new(client, store).facts(facts).run(&token).await?;
+    println!("enrolled as host {}", credential.host_id());
+    Ok(())
+}
+
+async fn run(common: Common, token: Option<String>, interval: Option<Duration>) -> Result<(), BoxError> {
+    let mut builder = Agent::builder(&common.server)
+        .state_dir(common.state_dir)
+        .agent_version(concat!("enlist-agent/", env!("CARGO_PKG_VERSION")));
+    if let Some(token) = token {
+        builder = builder.install_token(InstallToken::new(token)?);
+    }
+    if let Some(interval) = interval {
+        builder = builder.interval(interval);
+    }
+    let (agent, events) = builder.open().await?;
+    let told = tokio::spawn(tell(events));
+    let outcome = agent.run(terminated()).await;
+    // The events that stand in the queue are still told.
+    let _ = told.await;
+    match outcome? {
+        Outcome::Shutdown => tracing::info!("stopped"),
+        outcome => tracing::warn!(?outcome, "this host is out of service"),
+    }
+    Ok(())
+}
+
+async fn tell(mut events: Events) {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Enrolled { host_id, tenant_id } => tracing::info!(%host_id, %tenant_id, "enrolled"),
+            Event::Reported { status, at, .. } => tracing::debug!(?status, %at, "reported"),
+            Event::ConnectivityLost { error } => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the server does not answer");
+            }
+            Event::ConnectivityRestored => tracing::info!("the server answers again"),
+            Event::Refused { problem } => tracing::warn!(code = %problem.code, detail = problem.detail, "refused"),
+            other => tracing::info!(event = ?other, "agent"),
+        }
+    }
+}

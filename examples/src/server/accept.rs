@@ -1,0 +1,116 @@
+//! The accept loop: what `warp::serve` does not do. Heads have a time-out, connections a cap, requests an end, and a
+//! stuck client cannot hold up the stop.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use enlist_core::wire::{Code, Problem};
+use enlist_http_warp::{PeerAddr, Response, is_servable, problem, unservable};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower_service::Service as _;
+use warp::filters::BoxedFilter;
+
+use super::REQUEST_TIME;
+
+/// From accepting a connection, or the end of the request before, to the last byte of a head.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+pub(super) struct Options {
+    /// How many connections may be open at a time.
+    pub(super) connections: usize,
+    /// How long requests may take to end after the stop.
+    pub(super) drain: Duration,
+}
+
+/// Serves `app` until `shutdown`, then waits for the requests under way, at most as long as the options say.
+pub(super) async fn serve(
+    listener: TcpListener,
+    app: BoxedFilter<(Response,)>,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(128)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(HEAD_TIME);
+    let builder = Arc::new(builder);
+    let places = Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS)));
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            accepted = accepted => accepted,
+            () = &mut shutdown => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                // Out of file descriptors, most likely: those who are connected go on.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // Replies are small and whole: waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        let watcher = graceful.watcher();
+        let (builder, app) = (Arc::clone(&builder), app.clone());
+        tokio::spawn(async move {
+            serve_connection(stream, peer, &builder, app, watcher).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    tracing::info!("draining");
+    if tokio::time::timeout(options.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not end in time and are cut off");
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    builder: &auto::Builder<TokioExecutor>,
+    app: BoxedFilter<(Response,)>,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(PeerAddr(peer));
+        let mut app = warp::service(app.clone());
+        async move {
+            if !is_servable(&request) {
+                return Ok::<Response, Infallible>(unservable());
+            }
+            match tokio::time::timeout(REQUEST_TIME, app.call(request)).await {
+                Ok(reply) => reply,
+                Err(_) => Ok(problem(&Problem::new(Code::RequestTimeout, "The request took too long to arrive."))),
+            }
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        // A client that hangs up, or speaks another protocol: nothing to act on.
+        tracing::debug!(error = &*error, "a connection ended early");
+    }
+}
+
+/// Whatever no route knows.
+pub(super) fn not_found() -> Response {
+    problem(&Problem::new(Code::NotFound, "There is nothing here; the API begins at /v1."))
+}

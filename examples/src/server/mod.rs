@@ -1,0 +1,160 @@
+//! The reference server: a fleet, its routes, and an accept loop of its own.
+
+mod accept;
+mod admin_token;
+mod client_address;
+mod config;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use enlist_core::fleet::{BuildError, Limits, TokioTimer};
+use enlist_core::store::{MemoryStore, StoreError};
+use enlist_core::{Drivers, Fleet};
+use enlist_http_warp::{Routes, health};
+use enlist_storage_sqlite::SqliteStore;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use warp::Filter;
+
+pub use admin_token::{AdminToken, AdminTokenError};
+pub use config::{Database, InvalidDatabase, ServeArgs};
+
+/// Why the server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The database cannot be used.
+    #[error("the database cannot be used")]
+    Store(#[from] StoreError),
+    /// The limits contradict each other.
+    #[error(transparent)]
+    Limits(#[from] BuildError),
+    /// There is no administrator's token.
+    #[error(transparent)]
+    AdminToken(#[from] AdminTokenError),
+}
+
+/// A server that listens, and does not serve yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    fleet: Fleet,
+    drivers: Drivers,
+    sqlite: Option<SqliteStore>,
+    admin: AdminToken,
+    options: accept::Options,
+    trusted_proxies: Vec<std::net::IpAddr>,
+}
+
+impl Server {
+    /// Opens and migrates the database, finds or makes the administrator's token, and listens. Connections wait until
+    /// [`Server::run`].
+    ///
+    /// # Errors
+    /// When one of these is not to be had.
+    pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
+        let limits = args.limits();
+        let (fleet, drivers, sqlite) = match &args.database {
+            Database::Memory => {
+                let (fleet, drivers) = build(Fleet::builder(MemoryStore::new()), args, limits)?;
+                (fleet, drivers, None)
+            }
+            Database::Sqlite(url) => {
+                let store = SqliteStore::open(url).await?;
+                store.migrate().await?;
+                let (fleet, drivers) = build(Fleet::builder(store.clone()), args, limits)?;
+                (fleet, drivers, Some(store))
+            }
+        };
+        let admin = AdminToken::find_or_make(args)?;
+        let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
+        let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
+        let options = accept::Options { connections: args.max_connections, drain: args.drain };
+        Ok(Self {
+            listener,
+            address,
+            fleet,
+            drivers,
+            sqlite,
+            admin,
+            options,
+            trusted_proxies: args.trusted_proxy.clone(),
+        })
+    }
+
+    /// Where it listens; with port 0, the port that was given.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The fleet, for what runs in the same process.
+    pub fn fleet(&self) -> Fleet {
+        self.fleet.clone()
+    }
+
+    /// The administrator's token, if this start has made it: to be shown once.
+    pub fn new_admin_token(&self) -> Option<&str> {
+        self.admin.new_text()
+    }
+
+    /// Serves until `shutdown`; then takes no more connections, answers what was asked, commits what was taken, and ends.
+    ///
+    /// # Errors
+    /// Never once it serves; the result leaves room for it.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
+        let Self { listener, fleet, drivers, sqlite, admin, options, trusted_proxies, .. } = self;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(drivers.run(TokioTimer, async { drop(stopped.await) }));
+        let routes = Routes::new(fleet.clone(), admin.into_auth())
+            .client_address(move |head| client_address::find(head, &trusted_proxies))
+            .build();
+        let not_found = warp::any().map(accept::not_found);
+        let app = routes.or(health(fleet)).unify().or(not_found).unify().boxed();
+        accept::serve(listener, app, options, shutdown).await;
+        // No request is left. Only now may the drivers go: they commit what they have taken first.
+        drop(stop);
+        if let Err(error) = running.await {
+            tracing::error!(%error, "the drivers ended badly");
+        }
+        if let Some(store) = sqlite {
+            store.close().await;
+        }
+        tracing::info!("drained");
+        Ok(())
+    }
+}
+
+fn build(
+    builder: enlist_core::fleet::FleetBuilder,
+    args: &ServeArgs,
+    limits: Limits,
+) -> Result<(Fleet, Drivers), BuildError> {
+    builder.limits(limits).default_tenant(args.default_tenant.clone()).build()
+}
+
+/// Completes at SIGTERM or SIGINT.
+pub async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let interrupted = tokio::signal::ctrl_c();
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupted => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be caught: only SIGINT stops the server gently");
+            drop(interrupted.await);
+        }
+    }
+}
+
+/// How long a request may take, from its head to the last byte of its body.
+const REQUEST_TIME: Duration = Duration::from_secs(30);

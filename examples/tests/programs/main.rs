@@ -1,0 +1,7 @@
+//! The programs as their users run them: processes, sockets, files and signals.
+
+mod crash;
+mod demo;
+mod readme;
+mod secrets;
+mod support;

@@ -1,0 +1,18 @@
+//! Events, for administrators.
+
+use enlist_core::fleet::EventFilter;
+use http::{Method, StatusCode};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use crate::Routes;
+use crate::reply::{Answer, Response, json};
+use crate::resource::{AdminCall, Resource};
+
+pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn list(call: AdminCall, (): ()) -> Answer {
+        let filter: EventFilter = call.request.query()?;
+        Ok(json(StatusCode::OK, &call.admin().list_events(filter).await?))
+    }
+    Resource::new(api, "/v1/events").admin(Method::GET, list).at(warp::path!("events").map(|| ()))
+}

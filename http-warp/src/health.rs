@@ -1,0 +1,49 @@
+//! Health: for load balancers and supervisors, without a credential.
+
+use std::time::Duration;
+
+use enlist_core::Fleet;
+use enlist_core::wire::{Code, Problem};
+use http::{Method, StatusCode};
+use serde::Serialize;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use crate::reply::{self, Response};
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// `GET /healthz`: 200 as long as the process answers at all. `GET /readyz`: 200 while the store answers and the
+/// drivers run, else 503.
+///
+/// Both paths get their final answer here; every other request is rejected and goes on.
+pub fn health(fleet: Fleet) -> BoxedFilter<(Response,)> {
+    let alive = warp::path!("healthz").and(warp::method()).map(|method: Method| match method {
+        Method::GET => reply::json(StatusCode::OK, &Health { status: "ok" }),
+        _ => reply::method_not_allowed("GET"),
+    });
+    let ready = warp::path!("readyz").and(warp::method()).then(move |method: Method| {
+        let fleet = fleet.clone();
+        async move {
+            match method {
+                Method::GET => ready(&fleet).await,
+                _ => reply::method_not_allowed("GET"),
+            }
+        }
+    });
+    alive.or(ready).unify().boxed()
+}
+
+async fn ready(fleet: &Fleet) -> Response {
+    match fleet.check().await {
+        Ok(()) => reply::json(StatusCode::OK, &Health { status: "ready" }),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
+            let problem = Problem::new(Code::Unavailable, "The store does not answer, or the drivers do not run.");
+            reply::problem(&problem.with_retry_after(Duration::from_secs(2)))
+        }
+    }
+}

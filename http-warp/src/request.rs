@@ -1,0 +1,137 @@
+//! A request as handlers get it: its head put together again from what warp gives out, its body unread.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use enlist_core::wire::{Code, Problem};
+use http::header::HOST;
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::host::Authority;
+use warp::path::FullPath;
+
+use crate::body::Body;
+use crate::reply::Refused;
+
+/// The address of the peer of a connection: an accept loop puts it into the extensions of each request.
+///
+/// Under `warp::serve`, which knows it, that is not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// The address of the connection's peer, for [`Routes::client_address`](crate::Routes::client_address). Behind a proxy
+/// that is the proxy.
+pub fn peer_address(head: &Parts) -> Option<IpAddr> {
+    head.extensions.get::<PeerAddr>().map(|PeerAddr(peer)| peer.ip())
+}
+
+/// Whether warp can be given this request. Some of its path filters panic where there is no path, as in
+/// `CONNECT example.org:443`; answer [`unservable`](crate::unservable) instead.
+pub fn is_servable<B>(request: &http::Request<B>) -> bool {
+    !request.uri().path().is_empty()
+}
+
+pub(crate) struct Request {
+    pub(crate) head: Parts,
+    pub(crate) body: Body,
+}
+
+/// Takes the request, whatever it holds. Stands behind the path, since it takes the body.
+pub(crate) fn request(extensions: BoxedFilter<(Extensions,)>) -> BoxedFilter<(Request,)> {
+    warp::method()
+        .and(warp::path::full())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::host::optional().or(warp::any().map(|| None)).unify())
+        .and(warp::header::headers_cloned())
+        .and(extensions)
+        .map(head)
+        .and(warp::body::stream())
+        .map(|head: Parts, stream| Request { body: Body::new(&head.headers, stream), head })
+        .boxed()
+}
+
+fn head(
+    method: Method,
+    path: FullPath,
+    query: String,
+    authority: Option<Authority>,
+    headers: HeaderMap,
+    extensions: Extensions,
+) -> Parts {
+    let target = if query.is_empty() { path.as_str().to_owned() } else { format!("{}?{query}", path.as_str()) };
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = method;
+    // It was part of a URI before, so it is one.
+    head.uri = target.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    head.headers = headers;
+    if let Some(authority) = authority.filter(|_| !head.headers.contains_key(HOST))
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        head.headers.insert(HOST, host);
+    }
+    head.extensions = extensions;
+    head
+}
+
+/// The extensions of a head, with nothing but the peer's address in them.
+pub(crate) fn peer_extension() -> BoxedFilter<(Extensions,)> {
+    warp::addr::remote()
+        .and(warp::ext::optional::<PeerAddr>())
+        .map(|served: Option<SocketAddr>, inserted: Option<PeerAddr>| {
+            let mut extensions = Extensions::new();
+            if let Some(peer) = inserted.or(served.map(PeerAddr)) {
+                extensions.insert(peer);
+            }
+            extensions
+        })
+        .boxed()
+}
+
+/// The same extensions and, if the request has one, a `T`.
+pub(crate) fn with_extension<T: Clone + Send + Sync + 'static>(
+    others: BoxedFilter<(Extensions,)>,
+) -> BoxedFilter<(Extensions,)> {
+    others
+        .and(warp::ext::optional::<T>())
+        .map(|mut extensions: Extensions, value: Option<T>| {
+            if let Some(value) = value {
+                extensions.insert(value);
+            }
+            extensions
+        })
+        .boxed()
+}
+
+/// An id that stands in a path. warp does not decode path parameters; this does, once. What is no id names nothing.
+pub(crate) fn id<T: FromStr>(segment: &str) -> Result<T, Refused> {
+    let decoded = percent_decode_str(segment).decode_utf8().map_err(|_| Refused::not_found())?;
+    decoded.parse().map_err(|_| Refused::not_found())
+}
+
+impl Request {
+    /// The query string. A parameter that is unknown, repeated or does not fit is named; its value is not repeated.
+    pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T, Refused> {
+        let query = self.head.uri.query().unwrap_or_default().as_bytes();
+        let deserializer = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query));
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            let detail = named(&error.path().to_string(), &error.inner().to_string());
+            Refused::new(Problem::new(Code::InvalidRequest, detail))
+        })
+    }
+}
+
+/// What is wrong with which parameter, from what serde says of it.
+fn named(parameter: &str, error: &str) -> String {
+    // Of unknown and of repeated parameters serde gives the name, and there is no value.
+    if error.starts_with("unknown field ") || error.starts_with("duplicate field ") {
+        return error.replacen("field", "query parameter", 1);
+    }
+    match error.split_once(", expected ") {
+        Some((_, expected)) => format!("{parameter}: expected {expected}"),
+        None => format!("{parameter}: {error}"),
+    }
+}

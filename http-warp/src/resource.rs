@@ -1,0 +1,220 @@
+//! A resource: one path and the methods that it answers to. Paths match first, then methods, then credentials; then
+//! only the body is read.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use enlist_core::fleet::{Admin, Agent, bearer};
+use enlist_core::wire::parse_json;
+use enlist_core::{Actor, AgentIdentity, Fleet};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method};
+use serde::de::DeserializeOwned;
+use tracing::Instrument;
+use warp::filters::BoxedFilter;
+use warp::{Filter, Rejection};
+
+use crate::Routes;
+use crate::body::SMALL_BODY;
+use crate::reply::{self, Answer, Refused, Response};
+use crate::request::{self, Request};
+
+/// A handler, whatever credential it asks for.
+type Handler<P> = Box<dyn Fn(Routes, Request, P) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// One path, with parameters `P`, and its methods.
+pub(crate) struct Resource<P> {
+    api: Routes,
+    template: &'static str,
+    methods: Vec<(Method, Handler<P>)>,
+}
+
+/// A request that anybody may send.
+pub(crate) struct PublicCall {
+    pub(crate) fleet: Fleet,
+    /// Where it comes from, if that is known.
+    pub(crate) address: Option<IpAddr>,
+    request: Request,
+}
+
+/// A request of an authenticated host.
+pub(crate) struct AgentCall {
+    pub(crate) fleet: Fleet,
+    identity: AgentIdentity,
+    pub(crate) request: Request,
+}
+
+/// A request of a known administrator.
+pub(crate) struct AdminCall {
+    fleet: Fleet,
+    actor: Actor,
+    pub(crate) request: Request,
+}
+
+impl<P: Send + 'static> Resource<P> {
+    /// `template` is what logs call it: the path without anybody's ids.
+    pub(crate) fn new(api: &Routes, template: &'static str) -> Self {
+        Self { api: api.clone(), template, methods: Vec::new() }
+    }
+
+    /// A method for everybody.
+    pub(crate) fn public<F>(self, method: Method, handler: impl Handle<PublicCall, P, F>) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        self.method(method, move |api, request, params| {
+            let address = (api.client_address)(&request.head);
+            handler(PublicCall { fleet: api.fleet, address, request }, params).boxed()
+        })
+    }
+
+    /// A method for hosts.
+    pub(crate) fn agent<F>(self, method: Method, handler: impl Handle<AgentCall, P, F>) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        self.method(method, move |Routes { fleet, .. }, mut request, params| {
+            async move {
+                let values = request.head.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+                let identity = match bearer(values) {
+                    Ok(token) => fleet.authenticate(token).await,
+                    Err(error) => Err(error),
+                };
+                match identity {
+                    Ok(identity) => handler(AgentCall { fleet, identity, request }, params).await,
+                    Err(error) => {
+                        request.body.discard().await;
+                        Err(error.into())
+                    }
+                }
+            }
+            .boxed()
+        })
+    }
+
+    /// A method for administrators.
+    pub(crate) fn admin<F>(self, method: Method, handler: impl Handle<AdminCall, P, F>) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        self.method(method, move |Routes { fleet, auth, .. }, mut request, params| {
+            async move {
+                match auth.actor(&request.head).await {
+                    Ok(actor) => handler(AdminCall { fleet, actor, request }, params).await,
+                    Err(error) => {
+                        request.body.discard().await;
+                        Err(error.into())
+                    }
+                }
+            }
+            .boxed()
+        })
+    }
+
+    fn method(
+        mut self,
+        method: Method,
+        handler: impl Fn(Routes, Request, P) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Self {
+        self.methods.push((method, Box::new(handler)));
+        self
+    }
+
+    /// The filter: rejects other paths, answers everything else.
+    pub(crate) fn at(
+        self,
+        path: impl Filter<Extract = (P,), Error = Rejection> + Clone + Send + Sync + 'static,
+    ) -> BoxedFilter<(Response,)> {
+        let request = request::request(self.api.extensions.clone());
+        let resource = Arc::new(self);
+        path.and(request)
+            .then(move |params: P, request: Request| {
+                let resource = Arc::clone(&resource);
+                async move { resource.answer(request, params).await }
+            })
+            .boxed()
+    }
+
+    async fn answer(&self, request: Request, params: P) -> Response {
+        let method = request.head.method.clone();
+        let span = tracing::debug_span!("request", %method, route = self.template);
+        async {
+            let reply = match self.methods.iter().find(|(own, _)| *own == method) {
+                Some((_, handler)) => handler(self.api.clone(), request, params).await.unwrap_or_else(Response::from),
+                None => reply::method_not_allowed(&self.allowed()),
+            };
+            tracing::debug!(status = reply.status().as_u16(), "answered");
+            reply
+        }
+        .instrument(span)
+        .await
+    }
+
+    fn allowed(&self) -> String {
+        self.methods.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// An async function of a call and the path's parameters.
+pub(crate) trait Handle<C, P, F>: Fn(C, P) -> F + Copy + Send + Sync + 'static {}
+
+impl<C, P, F, H: Fn(C, P) -> F + Copy + Send + Sync + 'static> Handle<C, P, F> for H {}
+
+/// What is under `/v1` and nowhere else.
+pub(crate) fn unknown() -> BoxedFilter<(Response,)> {
+    warp::method()
+        .map(|method: Method| {
+            tracing::debug!(%method, route = "unknown", status = 404, "answered");
+            Response::from(Refused::not_found())
+        })
+        .boxed()
+}
+
+impl PublicCall {
+    /// The body, as JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Refused> {
+        let limit = SMALL_BODY.min(self.fleet.limits().body_bytes);
+        let body = self.request.body.read(limit).await?;
+        Ok(parse_json(&body)?)
+    }
+}
+
+impl AgentCall {
+    pub(crate) fn agent(&self) -> Agent<'_> {
+        self.fleet.agent(&self.identity)
+    }
+
+    /// The body. One that cannot be read is a contact all the same: the host has proved its credential.
+    pub(crate) async fn body(&mut self) -> Result<Bytes, Refused> {
+        let result = self.request.body.read(self.fleet.limits().body_bytes).await;
+        if result.is_err() {
+            self.agent().contact();
+        }
+        Ok(result?)
+    }
+}
+
+impl AdminCall {
+    pub(crate) fn admin(&self) -> Admin<'_> {
+        self.fleet.admin(&self.actor)
+    }
+
+    /// The body, as JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Refused> {
+        let body = self.request.body.read(SMALL_BODY).await?;
+        Ok(parse_json(&body)?)
+    }
+
+    /// The body, as JSON; an empty one means the defaults.
+    pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T, Refused> {
+        let body = self.request.body.read(SMALL_BODY).await?;
+        if body.trim_ascii().is_empty() {
+            return Ok(T::default());
+        }
+        Ok(parse_json(&body)?)
+    }
+}

@@ -1,0 +1,79 @@
+//! Telemetry: reports and heartbeats of hosts, and reading them back.
+
+use enlist_core::fleet::TelemetryRange;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde::Deserialize;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use crate::Routes;
+use crate::reply::{Answer, Refused, Response, json, no_content};
+use crate::request::id;
+use crate::resource::{AdminCall, AgentCall, Resource};
+
+/// RFC 7240.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
+    report(api).or(heartbeat(api)).unify().or(history(api)).unify().boxed()
+}
+
+fn report(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn take(mut call: AgentCall, (): ()) -> Answer {
+        let body = call.body().await?;
+        let taken = call.agent().report_json(&body).await?;
+        if !prefers_minimal(&call.request.head.headers) {
+            return Ok(json(StatusCode::OK, &taken));
+        }
+        let mut reply = no_content();
+        reply.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
+        Ok(reply)
+    }
+    Resource::new(api, "/v1/agent/telemetry")
+        .agent(Method::POST, take)
+        .at(warp::path!("agent" / "telemetry").map(|| ()))
+}
+
+fn heartbeat(api: &Routes) -> BoxedFilter<(Response,)> {
+    /// Nothing yet; a later version may say more.
+    #[derive(Deserialize)]
+    struct Heartbeat {}
+
+    async fn take(mut call: AgentCall, (): ()) -> Answer {
+        let body = call.body().await?;
+        if !body.trim_ascii().is_empty()
+            && let Err(error) = enlist_core::wire::parse_json::<Heartbeat>(&body)
+        {
+            call.agent().contact();
+            return Err(Refused::from(error));
+        }
+        Ok(json(StatusCode::OK, &call.agent().heartbeat()?))
+    }
+    Resource::new(api, "/v1/agent/heartbeat")
+        .agent(Method::POST, take)
+        .at(warp::path!("agent" / "heartbeat").map(|| ()))
+}
+
+fn history(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn list(call: AdminCall, host_id: String) -> Answer {
+        let host_id = id(&host_id)?;
+        let range: TelemetryRange = call.request.query()?;
+        Ok(json(StatusCode::OK, &call.admin().list_telemetry(host_id, range).await?))
+    }
+    Resource::new(api, "/v1/hosts/{host_id}/telemetry")
+        .admin(Method::GET, list)
+        .at(warp::path!("hosts" / String / "telemetry"))
+}
+
+/// Whether the first preference about the reply is to have none (RFC 7240 §2: of several, the first counts).
+fn prefers_minimal(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|preference| preference.split(';').next()?.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("return"))
+        .is_some_and(|(_, value)| value.trim().trim_matches('"') == "minimal")
+}
