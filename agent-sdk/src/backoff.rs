@@ -11,7 +11,7 @@ use enlist_core::Entropy;
 use crate::error::ClientError;
 
 /// The longest `Retry-After` that is believed. A proxy that says "next week" must not silence a host.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// The delays after a run of failures: the n-th is drawn uniformly from `0 .. min(cap, base · 2ⁿ)`.
 #[derive(Debug, Clone)]

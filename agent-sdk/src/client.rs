@@ -284,6 +284,8 @@ fn judge<T: DeserializeOwned>(head: Head, body: &[u8]) -> Result<T, ClientError>
         (problem, Some(after)) if matches!(status, 429 | 503) => {
             Err(ClientError::RetryLater { status, after, problem })
         }
+        // The request was too slow to be read: as good as no answer, and the same again may be quicker.
+        (Some(_), _) if status == 408 => Err(ClientError::Unexpected { status }),
         (Some(problem), _) => Err(ClientError::Refused(problem)),
         (None, _) => Err(ClientError::Unexpected { status }),
     }
@@ -338,6 +340,8 @@ mod tests {
             assert!(matches!(error, ClientError::RetryLater { after, .. } if after.as_secs() == 7), "{error:?}");
         }
         assert!(matches!(judged(503, false, None, b"busy"), ClientError::Unexpected { status: 503 }));
+        let late = problem(408, Code::RequestTimeout);
+        assert!(matches!(judged(408, true, None, &late), ClientError::Unexpected { status: 408 }));
     }
 
     #[test]

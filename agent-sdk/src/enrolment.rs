@@ -84,11 +84,15 @@ impl Enrolment {
     /// As [`Enrolment::attempt`], save [`EnrolError::Unanswered`].
     pub async fn run(&self, install_token: &InstallToken) -> Result<Credential, EnrolError> {
         let mut backoff = Backoff::enrolment();
+        let mut told = false;
         loop {
             match self.attempt(install_token).await {
                 Err(EnrolError::Unanswered(error)) => {
                     let delay = backoff.delay_after(&error, &*self.entropy);
-                    tracing::debug!(%error, ?delay, "the exchange was not answered");
+                    if !std::mem::replace(&mut told, true) {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "the exchange was not answered; it is repeated until it is");
+                    }
                     self.timer.sleep(delay).await;
                 }
                 outcome => return outcome,

@@ -134,6 +134,9 @@ pub enum CredentialError {
         /// The newest format that is understood.
         supported: u64,
     },
+    /// Another agent, or another store of this process, uses the directory.
+    #[error("another agent uses the state directory {}: stop it, or give this one a directory of its own", .0.display())]
+    InUse(PathBuf),
     /// A store of the embedder's own failed.
     #[error("the credential store failed")]
     Store(#[source] BoxError),

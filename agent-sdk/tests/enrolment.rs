@@ -230,3 +230,19 @@ async fn a_dropped_save_takes_effect_whole_and_in_order_or_not_at_all() {
         assert_eq!(found.expose(), last.expose());
     }
 }
+
+/// Two agents of one directory would overwrite what the other has drawn.
+#[tokio::test]
+async fn a_directory_that_another_agent_uses_is_refused_until_it_is_free() {
+    let home = tempfile::tempdir().unwrap();
+    let (first, second) = (FileCredentialStore::new(home.path()), FileCredentialStore::new(home.path()));
+    assert!(first.load().await.unwrap().is_none());
+    let clone = first.clone();
+    let error = second.load().await.unwrap_err();
+    assert!(matches!(&error, CredentialError::InUse(path) if path == home.path()), "{error:?}");
+    drop(first);
+    clone.load().await.expect("a clone is the same store");
+    assert!(second.save(&enlist_agent_sdk::SecretBytes::new(b"{}".to_vec())).await.is_err());
+    drop(clone);
+    second.load().await.unwrap();
+}

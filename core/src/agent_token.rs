@@ -272,15 +272,13 @@ impl AgentToken {
         }
     }
 
-    /// Its first authenticated use.
+    /// Its first authenticated use. Expiry is [`AgentToken::judge`]'s: one that expired lately is promoted to propose.
     ///
     /// # Errors
-    /// Unless it is Pending and not expired.
+    /// Unless it is Pending.
     pub fn promote(self, now: Timestamp) -> Result<Self, InvalidTransition> {
         match self.state {
-            AgentTokenState::Pending if !self.is_expired(now) => {
-                Ok(Self { state: AgentTokenState::Active { since: now }, ..self })
-            }
+            AgentTokenState::Pending => Ok(Self { state: AgentTokenState::Active { since: now }, ..self }),
             _ => Err(self.refuse("promote")),
         }
     }

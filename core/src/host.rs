@@ -211,7 +211,7 @@ impl Presence {
     }
 
     /// The host has proved its credential at `at`. A contact always wins over silence noticed before it;
-    /// `last_seen_at` never goes back. A late contact from before the silence was noticed still proves nothing now.
+    /// `last_seen_at` never goes back, and what is no newer than it changes nothing.
     #[must_use]
     pub fn contact(self, at: Timestamp) -> Self {
         match self {

@@ -190,7 +190,6 @@ proptest! {
                 Ok(after) => {
                     let edge = (before.state_name(), after.state_name());
                     prop_assert!(EDGES.contains(&edge), "{edge:?}");
-                    prop_assert!(edge.1 != "active" || expires_at.is_none_or(|at| now < at), "promoted after expiry");
                     // Nothing but the state moves.
                     prop_assert_eq!(AgentToken { state: before.state, ..after.clone() }, before);
                     token = after;
@@ -402,6 +401,49 @@ proptest! {
         prop_assert_eq!(at.to_string().parse::<Timestamp>().unwrap(), at);
         let json = serde_json::to_string(&at).unwrap();
         prop_assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), at);
+    }
+}
+
+/// The last moment of each grace, and the first one after it.
+#[test]
+fn graces_hold_to_the_microsecond() {
+    let host = sample::host("a");
+    let just_after = |moment: Timestamp| moment.saturating_add(Duration::from_micros(1));
+    let state = AgentTokenState::Retired { at: at(0), successor: sample::agent_token(&host).id, by: RetiredBy::Agent };
+    let retired = AgentToken { state, ..sample::agent_token(&host) };
+    let serve = |now| retired.judge(false, Request::Serve, Siblings::default(), now);
+    let end = at(0).saturating_add(RETIRE_GRACE);
+    assert_eq!(serve(end), Verdict::Refused(Refusal::Superseded));
+    assert_eq!(serve(just_after(end)), Verdict::Refused(Refusal::ReuseDetected));
+
+    let state = AgentTokenState::Active { since: at(0) };
+    let expired = AgentToken { state, expires_at: Some(at(1)), ..sample::agent_token(&host) };
+    let request = Request::Propose { hash: sample::hash(), seen_elsewhere: false };
+    let propose = |now| expired.judge(false, request, Siblings::default(), now);
+    let end = at(1).saturating_add(EXPIRY_GRACE);
+    assert_eq!(propose(end), Verdict::Accept { displaces: None });
+    assert_eq!(propose(just_after(end)), Verdict::Refused(Refusal::Expired));
+
+    let unreachable = Presence::Unreachable { last_seen_at: at(5), since: at(100) };
+    assert_eq!(unreachable.contact(at(5)), unreachable);
+    let later = just_after(at(5));
+    assert_eq!(unreachable.contact(later), Presence::Online { last_seen_at: later });
+}
+
+proptest! {
+    /// Whoever follows the verdict is not refused by the transition.
+    #[test]
+    fn what_is_to_be_promoted_first_can_be(
+        state in any_state(), expires_at in prop::option::of(time()), now in time(), propose in any::<bool>(),
+    ) {
+        let token = AgentToken { state, expires_at, ..sample::agent_token(&sample::host("a")) };
+        let request = match propose {
+            true => Request::Propose { hash: sample::hash(), seen_elsewhere: false },
+            false => Request::Serve,
+        };
+        if token.judge(false, request, Siblings::default(), now) == Verdict::PromoteFirst {
+            prop_assert!(token.promote(now).is_ok());
+        }
     }
 }
 

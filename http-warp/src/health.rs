@@ -16,21 +16,21 @@ struct Health {
     status: &'static str,
 }
 
-/// `GET /healthz`: 200 as long as the process answers at all. `GET /readyz`: 200 while the store answers and the
+/// `GET` or `HEAD`, `/healthz`: 200 as long as the process answers at all. `GET /readyz`: 200 while the store answers and the
 /// drivers run, else 503.
 ///
 /// Both paths get their final answer here; every other request is rejected and goes on.
 pub fn health(fleet: Fleet) -> BoxedFilter<(Response,)> {
     let alive = warp::path!("healthz").and(warp::method()).map(|method: Method| match method {
-        Method::GET => reply::json(StatusCode::OK, &Health { status: "ok" }),
-        _ => reply::method_not_allowed("GET"),
+        Method::GET | Method::HEAD => reply::json(StatusCode::OK, &Health { status: "ok" }),
+        _ => reply::method_not_allowed("GET, HEAD"),
     });
     let ready = warp::path!("readyz").and(warp::method()).then(move |method: Method| {
         let fleet = fleet.clone();
         async move {
             match method {
-                Method::GET => ready(&fleet).await,
-                _ => reply::method_not_allowed("GET"),
+                Method::GET | Method::HEAD => ready(&fleet).await,
+                _ => reply::method_not_allowed("GET, HEAD"),
             }
         }
     });

@@ -31,7 +31,7 @@ async fn health_owns_its_two_paths_and_nothing_else() {
     let own = warp::any().map(|| warp::reply::Response::new("own".into()));
     let app = health(house.fleet.clone()).or(own).unify().boxed();
     let reply = ask(&app, "POST", "/healthz").send().await;
-    assert_eq!(reply.header("allow"), Some("GET"));
+    assert_eq!(reply.header("allow"), Some("GET, HEAD"));
     reply.refused(405, "method_not_allowed");
     for path in ["/", "/healthz/x", "/health", "/v1/hosts"] {
         assert_eq!(ask(&app, "GET", path).send().await.text(), "own", "{path}");

@@ -37,13 +37,11 @@ pub(crate) fn load(connection: &mut SqliteConnection, key: &Key) -> Result<Optio
 
 /// `commit`, inside a transaction.
 pub(crate) fn commit(connection: &mut SqliteConnection, commit: Commit) -> Result<Vec<Event>, Failure> {
-    let Commit { mut writes, events } = commit;
+    let Commit { writes, events } = commit;
     // All guards before the first write, so that a conflict is told before any clash.
     for write in &writes {
         check(connection, write)?;
     }
-    // Hosts that are archived give their names free before another host can take one.
-    writes.sort_by_key(|write| !matches!(write, Write::Host(write) if write.host.is_archived()));
     for write in &writes {
         match write {
             Write::Host(write) => put_host(connection, write)?,

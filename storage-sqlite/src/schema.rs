@@ -9,6 +9,7 @@ table! {
     schema_epoch (id) {
         id -> BigInt,
         epoch -> BigInt,
+        probes -> BigInt,
     }
 }
 

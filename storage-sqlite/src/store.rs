@@ -161,11 +161,12 @@ impl Store for SqliteStore {
     async fn check(&self) -> Result<(), StoreError> {
         self.read(|connection| Ok(schema_epoch::table.select(schema_epoch::epoch).get_result::<i64>(connection)?))
             .await?;
-        // A write of what stands there already: a full or read-only disk shows itself here and not only with a report.
+        // A write that changes something, or SQLite would skip it: a full or read-only disk shows itself here and not only
+        // with a report.
         self.write(|connection| {
             immediate(connection, |connection| {
                 diesel::update(schema_epoch::table)
-                    .set(schema_epoch::epoch.eq(schema_epoch::epoch))
+                    .set(schema_epoch::probes.eq(schema_epoch::probes + 1))
                     .execute(connection)?;
                 Ok(())
             })

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use enlist_core::HostId;
 
+use crate::backoff::LONGEST_RETRY_AFTER;
+
 /// What no server and no builder gets below.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -36,7 +38,8 @@ impl Pace {
 
     /// How long to wait after a contact that the server acknowledged and that was sent `since_sent` ago.
     pub(super) fn after(&mut self, asked: Duration, since_sent: Duration) -> Duration {
-        let interval = self.wished.map_or(asked, |wished| wished.min(asked)).max(SHORTEST);
+        // One wrong answer must not silence a host for good.
+        let interval = self.wished.map_or(asked, |wished| wished.min(asked)).clamp(SHORTEST, LONGEST_RETRY_AFTER);
         if std::mem::replace(&mut self.aligned, true) {
             // A server that takes longer than the interval to answer is not asked without any pause.
             interval.saturating_sub(since_sent).max(interval / 10)
@@ -64,6 +67,7 @@ mod tests {
         assert_eq!(after(Some(60), 30), 30);
         assert_eq!(after(Some(0), 30), 1);
         assert_eq!(after(None, 0), 1);
+        assert_eq!(after(None, u64::MAX / 1_000), 3_600);
     }
 
     #[test]

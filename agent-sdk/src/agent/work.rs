@@ -9,7 +9,7 @@ use enlist_core::{Clock, Entropy, Timestamp};
 
 use super::Outcome;
 use super::pace::Pace;
-use crate::backoff::{Backoff, full_jitter};
+use crate::backoff::{Backoff, LONGEST_RETRY_AFTER, full_jitter};
 use crate::client::Client;
 use crate::collector::{Collected, Collector};
 use crate::credential::{Credential, CredentialStore};
@@ -186,7 +186,7 @@ impl Work {
                 Ok(Next::Stop(Outcome::HostArchived(problem)))
             }
             _ => {
-                let pause = REFUSED_PAUSE.max(problem.retry_after.unwrap_or_default());
+                let pause = problem.retry_after.unwrap_or_default().clamp(REFUSED_PAUSE, LONGEST_RETRY_AFTER);
                 self.events.send(Event::Refused { problem });
                 Ok(Next::Wait(pause + full_jitter(REFUSED_PAUSE, &*self.entropy)))
             }

@@ -96,11 +96,15 @@ impl Sampler {
         self.networks.refresh(true);
 
         let memory_total_bytes = Some(self.system.total_memory()).filter(|&total| total > 0);
-        let space = local_space(self.disks.iter().map(|disk| Mount {
-            device: disk.name().to_string_lossy().into_owned(),
-            file_system: disk.file_system().to_string_lossy().into_owned(),
-            total: disk.total_space(),
-            available: disk.available_space(),
+        let space = local_space(self.disks.iter().map(|disk| {
+            Mount {
+                device: disk.name().to_string_lossy().into_owned(),
+                file_system: disk.file_system().to_string_lossy().into_owned(),
+                total: disk.total_space(),
+                used: used_space(disk.mount_point())
+                    .unwrap_or_else(|| disk.total_space().saturating_sub(disk.available_space())),
+                available: disk.available_space(),
+            }
         }));
         let interfaces = self.networks.iter().filter(|(name, data)| !is_loopback(name, data));
         let counters = interfaces.map(|(name, data)| {
@@ -165,6 +169,7 @@ struct Mount {
     device: String,
     file_system: String,
     total: u64,
+    used: u64,
     available: u64,
 }
 
@@ -174,11 +179,24 @@ struct Space {
     total: u64,
 }
 
+/// What is really taken, as `df` says it: what a file system reserves for root is not available, yet not used either.
+#[cfg(unix)]
+fn used_space(mount_point: &std::path::Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(mount_point).ok()?;
+    space.f_blocks.checked_sub(space.f_bfree)?.checked_mul(space.f_frsize)
+}
+
+/// Nothing is reserved there.
+#[cfg(not(unix))]
+fn used_space(_mount_point: &std::path::Path) -> Option<u64> {
+    None
+}
+
 /// The space of all local devices, or `None` when there is none to be seen.
 fn local_space(mounts: impl Iterator<Item = Mount>) -> Option<Space> {
     let mut devices = BTreeMap::<String, Space>::new();
     for mount in mounts {
-        let used = mount.total.saturating_sub(mount.available);
+        let used = mount.used.min(mount.total);
         let space = Space { used, total: mount.total };
         if mount.total == 0 {
             continue;
@@ -249,7 +267,22 @@ mod tests {
     use super::*;
 
     fn mount(device: &str, file_system: &str, total: u64, available: u64) -> Mount {
-        Mount { device: device.into(), file_system: file_system.into(), total, available }
+        let used = total.saturating_sub(available);
+        Mount { device: device.into(), file_system: file_system.into(), total, used, available }
+    }
+
+    #[test]
+    fn what_is_reserved_is_not_used() {
+        let reserved = Mount { used: 10, ..mount("/dev/sda1", "ext4", 100, 40) };
+        assert_eq!(local_space([reserved].into_iter()), Some(Space { used: 10, total: 100 }));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_used_space_of_the_root_is_within_its_total() {
+        let space = rustix::fs::statvfs("/").unwrap();
+        let used = used_space(std::path::Path::new("/")).unwrap();
+        assert!(used <= space.f_blocks * space.f_frsize);
     }
 
     #[cfg(target_os = "linux")]

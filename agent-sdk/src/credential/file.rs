@@ -1,6 +1,6 @@
 //! The credential in a file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use crate::error::CredentialError;
 
 const FILE: &str = "credential.json";
 const TEMPORARY: &str = "credential.json.new";
+/// Locked while a store of this directory lives.
+const LOCK: &str = "lock";
 /// Far above what a credential takes; a larger file is not ours.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -22,13 +24,16 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// The file has mode 0600; the directory is made with mode 0700 if it is missing, and left as it is otherwise. A save
 /// writes a file beside it, syncs that, renames it over the old one and syncs the directory: a crash leaves the old
 /// document or the new one. The work runs on tokio's blocking threads, since syncing takes milliseconds to seconds;
-/// dropping the future does not stop it half-way, and calls take effect in their order. One process uses a directory
-/// at a time.
+/// dropping the future does not stop it half-way, and calls take effect in their order.
+///
+/// One store uses a directory at a time, clones aside: two agents of one credential would overwrite what the other has
+/// drawn. From its first call until its last clone is dropped, a store holds a lock on the file `lock` in the
+/// directory; another one is refused with an error that says so.
 #[derive(Debug, Clone)]
 pub struct FileCredentialStore {
     directory: Arc<PathBuf>,
-    /// Fair, and held until the work is done, also when nobody waits for it any more.
-    turn: Arc<Mutex<()>>,
+    /// Fair, and held until the work is done, also when nobody waits for it any more. Holds the lock, once it is taken.
+    turn: Arc<Mutex<Option<File>>>,
 }
 
 impl FileCredentialStore {
@@ -49,7 +54,10 @@ impl FileCredentialStore {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let directory = Arc::clone(&self.directory);
         let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let mut turn = turn;
+            if turn.is_none() {
+                *turn = lock(&directory)?;
+            }
             work(&directory)
         });
         done.await.map_err(|error| CredentialError::Store(error.into()))?
@@ -64,11 +72,31 @@ impl CredentialStore for FileCredentialStore {
 
     async fn save(&self, document: &SecretBytes) -> Result<(), CredentialError> {
         let document = document.clone();
+        // Made first, so that it can be locked before anything is written into it.
+        self.blocking(make_directory).await?;
         self.blocking(move |directory| save(directory, &document)).await
     }
 
     async fn erase(&self) -> Result<(), CredentialError> {
         self.blocking(erase).await
+    }
+}
+
+/// Takes the directory for this store. `None` while there is no directory: nobody uses what is not there.
+fn lock(directory: &Path) -> Result<Option<File>, CredentialError> {
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    let path = directory.join(LOCK);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(&path).map_err(failed("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(CredentialError::InUse(directory.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
     }
 }
 
@@ -86,7 +114,6 @@ fn load(directory: &Path) -> Result<Option<SecretBytes>, CredentialError> {
 }
 
 fn save(directory: &Path, document: &SecretBytes) -> Result<(), CredentialError> {
-    make_directory(directory)?;
     let (path, temporary) = (directory.join(FILE), directory.join(TEMPORARY));
     // Left by a crash; made anew, so that its mode is ours.
     remove(&temporary)?;

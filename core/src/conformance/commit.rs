@@ -152,8 +152,34 @@ pub async fn archiving_a_host_frees_its_name(fixture: &impl Fixture) {
     sample::commit(&store, sample::write(Revision::FIRST, &first.clone().archive(at(5)))).await;
     let second = sample::host("a");
     sample::create(&store, &second).await;
-    let found = store.find_host(&HostLookup::Name(second.tenant_id, second.name)).await.unwrap();
+    let by_name = HostLookup::Name(second.tenant_id, second.name);
+    let found = store.find_host(&by_name).await.unwrap();
     assert_eq!(found.map(|record| record.host.id), Some(second.id));
+    // Another write of the archived host does not take it away again.
+    let archived = sample::load(&store, first.id).await;
+    sample::commit(&store, sample::write(archived.revision, &archived.host)).await;
+    let found = store.find_host(&by_name).await.unwrap();
+    assert_eq!(found.map(|record| record.host.id), Some(second.id));
+}
+
+/// Each sees what those before it in the commit have made.
+pub async fn writes_of_one_commit_are_made_in_their_order(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let create = |host: Host| Write::from(HostWrite::new(Expected::Absent, host));
+    let twins = Commit { writes: vec![create(sample::host("a")), create(sample::host("a"))], events: Vec::new() };
+    assert_eq!(refused(&store, twins).await, StoreErrorKind::NameTaken);
+    let old = sample::host("a");
+    sample::create(&store, &old).await;
+    let archive = || Write::from(sample::write(Revision::FIRST, &old.clone().archive(at(5))));
+    let taken = Commit { writes: vec![create(sample::host("a")), archive()], events: Vec::new() };
+    assert_eq!(refused(&store, taken).await, StoreErrorKind::NameTaken);
+    let twice = Commit { writes: vec![archive(), archive()], events: Vec::new() };
+    assert_eq!(refused(&store, twice).await, StoreErrorKind::Conflict);
+    let new = sample::host("a");
+    let handed_on = Commit { writes: vec![archive(), create(new.clone())], events: Vec::new() };
+    store.commit(handed_on).await.unwrap();
+    let found = store.find_host(&HostLookup::Name(new.tenant_id, new.name)).await.unwrap();
+    assert_eq!(found.map(|record| record.host.id), Some(new.id));
 }
 
 /// An external id outlives the archive: it names one machine.

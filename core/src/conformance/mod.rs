@@ -96,6 +96,7 @@ properties! {
         events_of_a_commit_that_failed_do_not_exist,
         a_name_is_unique_among_the_unarchived_hosts_of_a_tenant,
         archiving_a_host_frees_its_name,
+        writes_of_one_commit_are_made_in_their_order,
         an_external_id_is_unique_in_its_tenant_archived_or_not,
         a_hash_is_accepted_once_over_all_hosts_and_for_ever,
         an_install_tokens_hash_is_accepted_once,

@@ -1,11 +1,12 @@
 //! Agent tokens: authentication, and what administrators do with them.
 
 use crate::agent_token::{
-    AgentToken, AgentTokenState, CredentialKind, Origin, Refusal, Request, RevokeReason, Siblings, Verdict,
+    AgentToken, AgentTokenState, CredentialKind, Origin, Request, RevokeReason, Siblings, Verdict,
 };
 use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::event::{EventBody, NewEvent};
+use crate::fleet::cache::CredentialCache;
 use crate::fleet::error::{AdminError, AuthenticateError};
 use crate::fleet::{Admin, Agent, Fleet, Inner};
 use crate::host::{Host, Lifecycle};
@@ -117,7 +118,7 @@ impl Inner {
                 Verdict::Repeat | Verdict::Accept { .. } => unreachable!("only a proposal is accepted or repeated"),
             }
             let Ok(promoted) = token.promote(now) else {
-                return Err(AuthenticateError::Refused(token_id, Refusal::Expired));
+                unreachable!("what is to be promoted first is Pending");
             };
             let retired = agent_tokens
                 .into_iter()
@@ -134,17 +135,15 @@ impl Inner {
                     retired: retired.as_ref().map(|token| token.id),
                 },
             );
-            let gone = retired.as_ref().map(|token| token.hash);
+            let hashes = retired.iter().map(|token| token.hash).collect();
+            let _cut_off = CutOff { cache: &self.cache, hashes };
             let identity = AgentIdentity::of(&promoted, tenant_id);
             let write = HostWrite {
                 agent_tokens: retired.into_iter().chain([promoted]).collect(),
                 ..HostWrite::new(Expected::Revision(revision), host)
             };
             match self.store.commit(Commit::of(write, vec![event])).await {
-                Ok(_) => {
-                    self.cache.invalidate(&gone);
-                    return Ok(identity);
-                }
+                Ok(_) => return Ok(identity),
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
                 Err(error) => return Err(error.into()),
             }
@@ -245,7 +244,8 @@ impl Admin<'_> {
             let hash = token.hash;
             let reason = RevokeReason::Administrator;
             let Ok(revoked) = token.revoke(reason, now) else {
-                return Ok(Change { write: None, cut_off: Vec::new(), result: () });
+                // Whoever revoked it may not have come to tell the cache: this answer must hold as well.
+                return Ok(Change { write: None, cut_off: vec![hash], result: () });
             };
             let write = HostWrite {
                 agent_tokens: vec![revoked],
@@ -271,22 +271,34 @@ impl Admin<'_> {
             let Some(Aggregate::Host(aggregate)) = loaded else { return Err(AdminError::NotFound) };
             self.authorize(action, Resource { tenant_id: &aggregate.host.tenant_id, kind: aggregate.host.kind })?;
             let Change { write, cut_off, result } = decide(*aggregate, now)?;
+            // Told on every way out, also when the caller goes away while the commit is under way: whatever became of
+            // it, the next request reads the store.
+            let _cut_off = CutOff { cache: &self.fleet.cache, hashes: cut_off };
             let Some((write, bodies)) = write else { return Ok(result) };
             let events = bodies
                 .into_iter()
                 .map(|body| self.fleet.host_event(&write.host, Some(&self.actor.id), now, body))
                 .collect();
             match self.fleet.store.commit(Commit::of(write, events)).await {
-                Ok(_) => {
-                    // After the commit and before the answer: once it is acknowledged, nothing serves the token.
-                    self.fleet.cache.invalidate(&cut_off);
-                    return Ok(result);
-                }
+                Ok(_) => return Ok(result),
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Err(AdminError::Conflict)
+    }
+}
+
+/// Tokens that the cache has to forget when this is dropped: after the commit and before the answer, so that once it is
+/// acknowledged, nothing serves them.
+pub(super) struct CutOff<'a> {
+    pub(super) cache: &'a CredentialCache,
+    pub(super) hashes: Vec<TokenHash>,
+}
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        self.cache.invalidate(&self.hashes);
     }
 }
 

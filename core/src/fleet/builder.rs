@@ -78,6 +78,7 @@ impl FleetBuilder {
             reports: sender,
             refusals: RefusalLimit::new(limits.refused_exchanges_per_minute, Arc::clone(&clock)),
             alarms: Alarms::default(),
+            checked: std::sync::Mutex::default(),
             store,
             policy,
             clock,

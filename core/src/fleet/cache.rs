@@ -67,6 +67,13 @@ impl CredentialCache {
         }
     }
 
+    /// Drops everything, and every fill that is under way.
+    pub(super) fn clear(&self) {
+        let mut current = self.lock();
+        current.0 += 1;
+        self.entries.clear();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Epoch> {
         self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }

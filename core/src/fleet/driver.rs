@@ -55,6 +55,8 @@ impl Drivers {
         let shutdown = shutdown.boxed().shared();
         future::join(commit_reports(&fleet, receiver, shutdown.clone()), write_contacts(&fleet, &timer, shutdown))
             .await;
+        // Heartbeats were taken until the last batch was committed.
+        flush_contacts(&fleet).await;
     }
 }
 
@@ -78,9 +80,10 @@ async fn commit_reports(fleet: &Inner, mut receiver: Receiver, shutdown: impl Fu
     loop {
         let first = {
             let next = pin!(receiver.next());
-            match future::select(next, &mut shutdown).await {
-                Either::Left((job, _)) => job,
-                Either::Right(_) => break,
+            // The shutdown is asked first: under load there is always a next report.
+            match future::select(&mut shutdown, next).await {
+                Either::Left(_) => break,
+                Either::Right((job, _)) => job,
             }
         };
         let Some(first) = first else { return };
@@ -136,37 +139,43 @@ fn refuse_all(waiting: Vec<Waiting>, error: &StoreError) {
     }
 }
 
-/// Writes the contacts that brought no report, every interval and once more at the end.
+/// Writes the contacts that brought no report, every interval.
 async fn write_contacts(fleet: &Inner, timer: &impl Timer, shutdown: impl Future<Output = ()> + Unpin) {
     let mut shutdown = shutdown.fuse();
-    loop {
-        let stop =
-            matches!(future::select(timer.sleep(fleet.limits.contact_interval), &mut shutdown).await, Either::Right(_));
+    let interval = fleet.limits.contact_interval;
+    while let Either::Right(_) = future::select(&mut shutdown, timer.sleep(interval)).await {
         flush_contacts(fleet).await;
-        if stop {
-            return;
-        }
     }
 }
 
+/// How many contacts one transaction takes.
+const CONTACTS: usize = 1_000;
+
 async fn flush_contacts(fleet: &Inner) {
-    let noted = fleet.contacts.take();
-    if noted.is_empty() {
-        return;
-    }
-    let contacts: Vec<_> = noted
-        .iter()
-        .map(|(host_id, (token_id, at))| Contact {
-            host_id: *host_id,
-            token_id: *token_id,
-            at: *at,
-            event_id: EventId::generate(*at, &*fleet.entropy),
+    let contacts: Vec<_> = fleet
+        .contacts
+        .take()
+        .into_iter()
+        .map(|(host_id, (token_id, at))| {
+            let event_id = EventId::generate(at, &*fleet.entropy);
+            Contact { host_id, token_id, at, event_id }
         })
         .collect();
-    if let Err(error) = fleet.store.touch(contacts).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, hosts = noted.len(), "contacts not written yet");
-        for (host_id, (token_id, at)) in noted {
-            fleet.contacts.note(host_id, token_id, at);
+    for group in contacts.chunks(CONTACTS) {
+        let Err(error) = fleet.store.touch(group.to_vec()).await else { continue };
+        tracing::warn!(error = &error as &dyn std::error::Error, hosts = group.len(), "contacts not written yet");
+        if error.is_retryable() {
+            for contact in group {
+                fleet.contacts.note(contact.host_id, contact.token_id, contact.at);
+            }
+            continue;
+        }
+        // One of them is to blame: the others must not wait for it for ever.
+        for contact in group {
+            if let Err(error) = fleet.store.touch(vec![contact.clone()]).await {
+                let host_id = contact.host_id;
+                tracing::error!(error = &error as &dyn std::error::Error, %host_id, "a contact cannot be written");
+            }
         }
     }
 }

@@ -118,15 +118,12 @@ pub enum ReportError {
     /// The host was archived meanwhile.
     #[error("the host is archived")]
     HostArchived,
-    /// The host was deleted meanwhile.
-    #[error("the host is deleted")]
-    HostDeleted,
     /// The queue is full.
     #[error("the ingest queue is full")]
     Overloaded,
-    /// Its fate is unknown: send it again.
-    #[error("the report was not acknowledged: send it again")]
-    Unavailable(#[source] StoreError),
+    /// The store failed, or the drivers do not run: it was not acknowledged. If the error is retryable, send it again.
+    #[error("the report was not acknowledged")]
+    Store(#[source] StoreError),
 }
 
 /// Why a verb of an agent failed.
@@ -239,9 +236,8 @@ impl From<ReportError> for Problem {
         match error {
             ReportError::Invalid { error, server_time } => Self::from(error).with_server_time(server_time),
             ReportError::HostArchived => Self::new(Code::HostArchived, detail).with_action(AgentAction::Stop),
-            ReportError::HostDeleted => Self::new(Code::HostDeleted, detail).with_action(AgentAction::Stop),
             ReportError::Overloaded => Self::new(Code::Overloaded, detail).with_retry_after(RETRY_AFTER),
-            ReportError::Unavailable(_) => Self::new(Code::Unavailable, detail).with_retry_after(RETRY_AFTER),
+            ReportError::Store(error) => error.into(),
         }
     }
 }

@@ -143,6 +143,8 @@ impl Admin<'_> {
         self.change(Action::ArchiveHost, &Key::Host(host_id), |aggregate, now| {
             let HostAggregate { revision, host, install_token, agent_tokens, .. } = aggregate;
             if host.is_archived() {
+                // Whoever archived it may not have come to tell the cache, and its tokens are not listed any more.
+                self.fleet.cache.clear();
                 return Ok(Change { write: None, cut_off: Vec::new(), result: () });
             }
             let revoked: Vec<_> = agent_tokens
@@ -162,7 +164,9 @@ impl Admin<'_> {
             Ok(Change { write: Some((write, events)), cut_off, result: () })
         })
         .await?;
-        self.host(host_id).await
+        // Not `self.host`: whoever may archive it need not be allowed to read it.
+        let found = self.fleet.store.find_host(&HostLookup::Id(host_id)).await?;
+        found.map(host_body).ok_or(AdminError::NotFound)
     }
 
     /// The tenant that is meant: the one that is named, else the actor's only one, else the service's default.
@@ -183,8 +187,13 @@ impl Admin<'_> {
             }
             _ => return error.into(),
         };
-        let found = self.fleet.store.find_host(&lookup).await;
-        let other = found.ok().flatten().map(|record| record.host.id);
+        let found = self.fleet.store.find_host(&lookup).await.ok().flatten();
+        // Named only to those who may know of it.
+        let other = found.filter(|record| {
+            let resource = Resource { tenant_id: &record.host.tenant_id, kind: record.host.kind };
+            self.authorize(Action::ReadHost, resource).is_ok()
+        });
+        let other = other.map(|record| record.host.id);
         match error.kind() {
             StoreErrorKind::NameTaken => AdminError::NameTaken(other),
             _ => AdminError::ExternalIdTaken(other),

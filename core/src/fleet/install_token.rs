@@ -8,7 +8,7 @@ use crate::agent_token::{
 use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::event::EventBody;
-use crate::fleet::agent_token::{Change, prefix_of};
+use crate::fleet::agent_token::{Change, CutOff, prefix_of};
 use crate::fleet::error::{AdminError, EnrolError};
 use crate::fleet::{Admin, Fleet, Inner};
 use crate::host::Host;
@@ -191,13 +191,11 @@ impl Inner {
                     self.grant(host, revision, agent_tokens, install_token, claim, request.facts.clone(), now)?;
                 let answer = reply(&write.host, &token, plain);
                 let events = events.into_iter().map(|body| self.host_event(&write.host, None, now, body)).collect();
-                let cut_off: Vec<_> =
+                let hashes =
                     write.agent_tokens.iter().filter(|token| !token.is_live()).map(|token| token.hash).collect();
+                let _cut_off = CutOff { cache: &self.cache, hashes };
                 match self.store.commit(Commit::of(write, events)).await {
-                    Ok(_) => {
-                        self.cache.invalidate(&cut_off);
-                        Ok(Some(answer))
-                    }
+                    Ok(_) => Ok(Some(answer)),
                     Err(error) => match error.kind() {
                         StoreErrorKind::Conflict => Ok(None),
                         StoreErrorKind::HashSeen => Err(EnrolError::ClaimInUse),
@@ -278,11 +276,14 @@ impl Inner {
     /// Somebody else seems to hold the install token: says so, at most once an hour a token. The refusal stands whether
     /// or not this can be written.
     async fn raise_contested(&self, host: &Host, install_token_id: InstallTokenId, now: Timestamp) {
-        let Some(attempts) = self.alarms.raise(install_token_id, now) else { return };
-        let body = EventBody::EnrolmentContested { install_token_id, attempts };
+        let Some(alarm) = self.alarms.raise(install_token_id, now) else { return };
+        let body = EventBody::EnrolmentContested { install_token_id, attempts: alarm.attempts };
         let events = vec![self.host_event(host, None, now, body)];
-        if let Err(error) = self.store.commit(Commit { writes: Vec::new(), events }).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, %install_token_id, "contested enrolment");
+        match self.store.commit(Commit { writes: Vec::new(), events }).await {
+            Ok(_) => alarm.written(),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, %install_token_id, "contested enrolment");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock as _;
@@ -162,8 +162,34 @@ pub(super) struct Alarms {
 }
 
 struct Raised {
+    /// When one was last written, or is being.
     at: Timestamp,
     since: u64,
+}
+
+/// An alarm that is to be written. Dropped without [`Alarm::written`], it will be raised again by the next occurrence:
+/// somebody who hangs up early cannot silence it.
+pub(super) struct Alarm<'a> {
+    alarms: &'a Alarms,
+    token: InstallTokenId,
+    /// How many occurrences it stands for.
+    pub(super) attempts: u64,
+    written: bool,
+}
+
+impl Alarm<'_> {
+    /// It is in the store.
+    pub(super) fn written(mut self) {
+        self.written = true;
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if let Some(raised) = self.alarms.lock().get_mut(&self.token).filter(|_| !self.written) {
+            *raised = Raised { at: Timestamp::MIN, since: raised.since + self.attempts };
+        }
+    }
 }
 
 impl Alarms {
@@ -171,26 +197,23 @@ impl Alarms {
     /// Beyond this many tokens the quiet ones are forgotten.
     const REMEMBERED: usize = 10_000;
 
-    /// How many occurrences an alarm raised now stands for; `None` when one was raised within the hour.
-    pub(super) fn raise(&self, token: InstallTokenId, now: Timestamp) -> Option<u64> {
-        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts an occurrence; an alarm to be written, unless one was within the hour.
+    pub(super) fn raise(&self, token: InstallTokenId, now: Timestamp) -> Option<Alarm<'_>> {
+        let mut raised = self.lock();
         if raised.len() >= Self::REMEMBERED {
             raised.retain(|_, raised| now.saturating_since(raised.at) < Self::EVERY);
         }
-        match raised.get_mut(&token) {
-            Some(known) if now.saturating_since(known.at) < Self::EVERY => {
-                known.since += 1;
-                None
-            }
-            Some(known) => {
-                let attempts = known.since + 1;
-                *known = Raised { at: now, since: 0 };
-                Some(attempts)
-            }
-            None => {
-                raised.insert(token, Raised { at: now, since: 0 });
-                Some(1)
-            }
+        let known = raised.entry(token).or_insert(Raised { at: Timestamp::MIN, since: 0 });
+        if known.at > Timestamp::MIN && now.saturating_since(known.at) < Self::EVERY {
+            known.since += 1;
+            return None;
         }
+        let attempts = known.since + 1;
+        *known = Raised { at: now, since: 0 };
+        Some(Alarm { alarms: self, token, attempts, written: false })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstallTokenId, Raised>> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -22,7 +22,7 @@ mod limits;
 mod queue;
 mod telemetry;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use agent_token::{AgentIdentity, bearer};
@@ -62,12 +62,19 @@ struct Inner {
     reports: queue::Sender,
     refusals: limits::RefusalLimit,
     alarms: limits::Alarms,
+    /// When the store was last asked whether it works, and what it said.
+    checked: Mutex<Option<(Duration, Result<(), StoreError>)>>,
 }
 
 impl Fleet {
     /// Starts building a fleet that is kept in `store`.
     pub fn builder(store: impl Store) -> FleetBuilder {
         FleetBuilder::new(Arc::new(store))
+    }
+
+    /// The same for a store that is chosen at run time.
+    pub fn builder_of(store: Arc<dyn Store>) -> FleetBuilder {
+        FleetBuilder::new(store)
     }
 
     /// The administrative verbs, as far as the policy lets `actor` use them.
@@ -80,13 +87,24 @@ impl Fleet {
         Agent { fleet: &self.inner, identity }
     }
 
-    /// Whether the fleet can serve: the store answers and the drivers run.
+    /// Whether the fleet can serve: the drivers run, and the store could be read and written within the last second.
+    /// However often it is asked, the store is not asked more often than that.
     ///
     /// # Errors
-    /// When the store does not, or the drivers do not run.
+    /// When the store does not answer, or the drivers do not run.
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.inner.reports.check()?;
-        self.inner.store.check().await
+        const FRESH: Duration = Duration::from_secs(1);
+        let Inner { reports, store, clock, checked, .. } = &*self.inner;
+        reports.check()?;
+        let known = checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, answer)) = known
+            && clock.monotonic().saturating_sub(at) < FRESH
+        {
+            return answer;
+        }
+        let answer = store.check().await;
+        *checked.lock().unwrap_or_else(PoisonError::into_inner) = Some((clock.monotonic(), answer.clone()));
+        answer
     }
 
     /// The server's clock.

@@ -90,25 +90,27 @@ impl Agent<'_> {
             self.contact();
             match refused {
                 Refused::Full => ReportError::Overloaded,
-                Refused::Closed => ReportError::Unavailable(
-                    self.fleet.reports.check().err().unwrap_or(StoreErrorKind::Unavailable.into()),
-                ),
+                Refused::Closed => {
+                    ReportError::Store(self.fleet.reports.check().err().unwrap_or(StoreErrorKind::Unavailable.into()))
+                }
             }
         })?;
-        let outcome = match answer.await {
-            Ok(outcome) => outcome.map_err(ReportError::Unavailable)?,
-            Err(_) => {
-                let reason = "the drivers stopped before the report was committed";
-                return Err(ReportError::Unavailable(StoreError::with_source(StoreErrorKind::Unavailable, reason)));
-            }
-        };
+        let outcome = answer.await.unwrap_or_else(|_| {
+            let reason = "the drivers stopped before the report was committed";
+            Err(StoreError::with_source(StoreErrorKind::Unavailable, reason))
+        });
+        let outcome = outcome.map_err(|error| {
+            self.contact();
+            ReportError::Store(error)
+        })?;
         let status = match outcome {
             AppendOutcome::Accepted => ReportStatus::Accepted,
             AppendOutcome::Duplicate => ReportStatus::Duplicate,
             AppendOutcome::Conflict => ReportStatus::Conflict,
             AppendOutcome::HostArchived => return Err(ReportError::HostArchived),
-            AppendOutcome::HostAbsent => return Err(ReportError::HostDeleted),
-            AppendOutcome::Failed(error) => return Err(ReportError::Unavailable(error)),
+            // Nothing deletes a host yet. To say so would make the agent erase its credential for a row that was lost.
+            AppendOutcome::HostAbsent => return Err(ReportError::Store(StoreErrorKind::Unavailable.into())),
+            AppendOutcome::Failed(error) => return Err(ReportError::Store(error)),
         };
         Ok(TelemetryReply {
             status,
@@ -181,8 +183,11 @@ impl Admin<'_> {
 /// About as many bytes as the report has as JSON: what it costs to hold it in the queue.
 fn weight(report: &Report) -> usize {
     let container = |container: &Container| {
-        let labels: usize = container.labels.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
-        384 + labels + 64 * container.ports.len()
+        let Container { container_id, name, image, error, labels, ports, .. } = container;
+        let texts = container_id.len() + name.len() + image.len() + error.as_ref().map_or(0, String::len);
+        let labels: usize = labels.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
+        384 + texts + labels + 64 * ports.len()
     };
-    512 + report.containers.iter().map(container).sum::<usize>()
+    let custom: usize = report.host.custom.keys().map(|name| name.len() + 24).sum();
+    2_048 + custom + report.containers.iter().map(container).sum::<usize>()
 }

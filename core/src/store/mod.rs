@@ -65,6 +65,7 @@ pub trait Store: Send + Sync + 'static {
     /// - Every guard is checked inside the transaction that writes. A write with [`Expected::Revision`] on an
     ///   aggregate that is absent or at another revision, and one with [`Expected::Absent`] on an id that exists, fails
     ///   with `Conflict`; so do all the others with it. A conflict is reported before any clash below.
+    /// - The writes are made in their order; a second one of the same aggregate is a `Conflict`.
     /// - An aggregate's revision is 1 when it is made and rises by exactly one with each write.
     /// - A name that another unarchived host of the tenant has is `NameTaken`; an external id that another host of the
     ///   tenant has is `ExternalIdTaken`; the hash of an agent token that any agent token ever had, or of an install

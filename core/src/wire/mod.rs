@@ -41,6 +41,15 @@ pub struct PageBody<T> {
 /// # Errors
 /// `invalid_json` when it is not JSON; `invalid_field` with a pointer to the value that does not fit.
 pub fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, FieldError> {
+    // serde would also take the fields of an object as an array, in an order that nobody promised.
+    if json.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first == b'[') {
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
+        return Err(if is_json {
+            FieldError::invalid("", "expected an object")
+        } else {
+            not_json("an object is expected")
+        });
+    }
     match serde_json::from_slice(json) {
         Ok(value) => Ok(value),
         // Only a body that is refused pays for finding out where.
@@ -94,14 +103,19 @@ fn missing(detail: &str) -> String {
 /// A JSON Pointer (RFC 6901) of a serde path.
 fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
-    path.iter().fold(String::new(), |mut pointer, segment| {
+    let pointer = path.iter().fold(String::new(), |mut pointer, segment| {
         match segment {
             Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
             Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
             Segment::Enum { .. } | Segment::Unknown => {}
         }
         pointer
-    })
+    });
+    // A key can be as long as the body; nobody needs more of it than this to find it.
+    match pointer.char_indices().nth(256) {
+        Some((end, _)) => format!("{}…", &pointer[..end]),
+        None => pointer,
+    }
 }
 
 /// The token of an `Authorization` header (RFC 6750 §2.1).
@@ -147,6 +161,7 @@ mod tests {
             (r#"{"kind": "byoc", "list": "canary"}"#, "/list"),
             (r#"{"kind": "byoc", "number": 1e999}"#, "/number"),
             (r#""canary""#, ""),
+            (r#" ["byoc", 1, []]"#, ""),
         ] {
             let (code, found, detail) = refused(json);
             assert_eq!((code, found.as_str()), (Code::InvalidField, field), "{json}");

@@ -99,6 +99,27 @@ async fn a_revoked_token_is_refused_at_once_although_it_was_cached() {
     assert_eq!(world.events().await.len(), events.len());
 }
 
+/// A first attempt that nobody waited for has committed, and could not tell the cache: the second answer must hold.
+#[tokio::test]
+async fn a_revocation_or_archive_that_is_repeated_after_a_lost_answer_holds_at_once() {
+    for archive in [false, true] {
+        let store = MemoryStore::new();
+        // Two fleets on one store: the other one commits what this one's cache does not hear of.
+        let world = World::with(store.clone(), |builder| builder);
+        let other = World::with(store, |builder| builder);
+        let (host_id, token) = world.enrolled("a").await;
+        let id = world.fleet.authenticate(token.expose()).await.unwrap().token_id();
+        world.fleet.authenticate(token.expose()).await.unwrap();
+        for admin in [other.fleet.admin(&other.root), world.fleet.admin(&world.root)] {
+            match archive {
+                true => drop(admin.archive_host(host_id).await.unwrap()),
+                false => admin.revoke_agent_token(host_id, id).await.unwrap(),
+            }
+        }
+        assert!(world.fleet.authenticate(token.expose()).await.is_err());
+    }
+}
+
 #[tokio::test]
 async fn an_archived_hosts_token_is_refused_at_once_although_it_was_cached() {
     let world = World::new();

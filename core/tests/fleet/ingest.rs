@@ -268,9 +268,9 @@ async fn drivers_dropped_in_mid_flight_leave_a_clear_error() {
     });
     tokio::task::yield_now().await;
     drop(running);
-    assert!(matches!(waiting.await.unwrap(), Err(ReportError::Unavailable(_))));
+    assert!(matches!(waiting.await.unwrap(), Err(ReportError::Store(_))));
     let refused = world.fleet.agent(&identity).report(sample::report(at(0))).await;
-    assert!(matches!(refused, Err(ReportError::Unavailable(_))));
+    assert!(matches!(refused, Err(ReportError::Store(_))));
     assert_eq!(stored(&world, identity.host_id()).await, 0);
 }
 
@@ -293,12 +293,34 @@ async fn what_was_taken_before_the_shutdown_is_committed() {
     assert_eq!(stored(&world, identity.host_id()).await, 10);
 }
 
+/// There is always a next report; the shutdown counts all the same, and heartbeats taken meanwhile are written.
+#[tokio::test]
+async fn drivers_stop_under_load_and_write_the_contacts_of_the_last_moment() {
+    let mut world = World::new();
+    let drivers = world.drivers.take().unwrap();
+    let (identity, quiet) = (world.identity("a").await, world.identity("b").await);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut running = Box::pin(drivers.run(TokioTimer, async move { drop(stopped.await) }));
+    assert!(futures_util::poll!(running.as_mut()).is_pending());
+    let agent = world.fleet.agent(&identity);
+    let mut first = Box::pin(agent.report(sample::report(at(0))));
+    assert!(futures_util::poll!(first.as_mut()).is_pending());
+    stop.send(()).unwrap();
+    world.fleet.agent(&quiet).heartbeat().unwrap();
+    // Both are ready at the next poll: the report and the shutdown. One poll is enough for all of it.
+    assert!(futures_util::poll!(running.as_mut()).is_ready());
+    assert_eq!(first.await.unwrap().status, ReportStatus::Accepted);
+    assert_eq!(status(&world, quiet.host_id()).await, Status::Online);
+    let problem = send(&world, &identity, &body()).await.unwrap_err();
+    assert_eq!(problem.code.as_str(), "unavailable");
+}
+
 #[tokio::test]
 async fn a_full_queue_is_503_with_retry_after_and_empties_again() {
     for by_bytes in [false, true] {
         let mut limits = Limits::default();
         if by_bytes {
-            (limits.queue_bytes, limits.body_bytes) = (2048, 1024);
+            (limits.queue_bytes, limits.body_bytes) = (4 * 2048, 1024);
         } else {
             limits.queue_reports = 3;
         }

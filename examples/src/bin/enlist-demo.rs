@@ -58,7 +58,7 @@ async fn demo(args: Args) -> Result<Summary, BoxError> {
     let temporary = tempfile::tempdir()?;
     let directory = args.keep.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(directory)?;
-    let server = Server::bind(&serve_args(directory, args.listen)?).await?;
+    let mut server = Server::bind(&serve_args(directory, args.listen)?).await?;
     let (url, fleet) = (format!("http://{}", server.address()), server.fleet());
     println!("A fleet of one, kept in {}", directory.join("fleet.db").display());
     println!("  server   {url}");
@@ -66,6 +66,7 @@ async fn demo(args: Args) -> Result<Summary, BoxError> {
         Some(token) => println!("  look     curl -H 'Authorization: Bearer {token}' {url}/v1/hosts"),
         None => println!("  look     {url}/v1/hosts, with the administrator's token that the first start has shown"),
     }
+    server.keep_admin_token()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(async { drop(stopped.await) }));
 
@@ -144,7 +145,7 @@ async fn tell(mut events: Events, fleet: Fleet, root: Actor, host_id: HostId) ->
     while let Some(event) = events.next().await {
         match event {
             Event::Enrolled { host_id, .. } => {
-                println!("enrolled as {host_id}; the credential never left this machine")
+                println!("enrolled as {host_id}; no reply carried the credential")
             }
             Event::Reported { status, report, .. } => {
                 summary.sent += 1;

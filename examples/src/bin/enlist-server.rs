@@ -2,11 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "a program says where it listens")]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use enlist_examples::logging;
-use enlist_examples::server::{ServeArgs, Server, ServerError, terminated};
+use enlist_examples::server::{ServeArgs, Server, terminated};
 
 /// A fleet's server: hosts enrol, report and are watched.
 #[derive(Debug, Parser)]
@@ -29,17 +30,20 @@ async fn main() -> ExitCode {
     match serve(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the server cannot run");
+            tracing::error!(error = &*error, "the server cannot run");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(args: &ServeArgs) -> Result<(), ServerError> {
-    let server = Server::bind(args).await?;
+async fn serve(args: &ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
+    let mut server = Server::bind(args).await?;
     if let Some(token) = server.new_admin_token() {
-        println!("administrator's token, shown this once: {token}");
+        let mut output = std::io::stdout();
+        writeln!(output, "administrator's token, shown this once: {token}")?;
+        output.flush()?;
     }
+    server.keep_admin_token()?;
     println!("listening on http://{}", server.address());
-    server.run(terminated()).await
+    Ok(server.run(terminated()).await?)
 }

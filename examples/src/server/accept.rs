@@ -15,13 +15,18 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
 use warp::filters::BoxedFilter;
+use warp::http::Method;
 
 use super::REQUEST_TIME;
 
-/// From accepting a connection, or the end of the request before, to the last byte of a head.
+/// From accepting a connection to its first byte, and from the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Without a byte from the client, or without one that it takes, a connection ends. Longer than any request may take, and
+/// than the pings of HTTP/2 are apart.
+const STALL_TIME: Duration = Duration::from_secs(60);
 
 pub(super) struct Options {
     /// How many connections may be open at a time.
@@ -90,6 +95,13 @@ async fn serve_connection(
     app: BoxedFilter<(Response,)>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
+    // Before its first byte nothing else has a time-out: hyper waits to see which HTTP it is.
+    if !matches!(tokio::time::timeout(HEAD_TIME, stream.readable()).await, Ok(Ok(()))) {
+        return;
+    }
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_read_timeout(Some(STALL_TIME));
+    stream.set_write_timeout(Some(STALL_TIME));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(PeerAddr(peer));
         let mut app = warp::service(app.clone());
@@ -97,13 +109,16 @@ async fn serve_connection(
             if !is_servable(&request) {
                 return Ok::<Response, Infallible>(unservable());
             }
-            match tokio::time::timeout(REQUEST_TIME, app.call(request)).await {
-                Ok(reply) => reply,
-                Err(_) => Ok(problem(&Problem::new(Code::RequestTimeout, "The request took too long to arrive."))),
-            }
+            let is_head = request.method() == Method::HEAD;
+            let reply = match tokio::time::timeout(REQUEST_TIME, app.call(request)).await {
+                Ok(reply) => reply?,
+                Err(_) => problem(&Problem::new(Code::RequestTimeout, "The request took too long to arrive.")),
+            };
+            // hyper leaves the body of a reply to HEAD out in HTTP/1 only.
+            Ok(if is_head { reply.map(|_| warp::reply::Response::default().into_body()) } else { reply })
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         // A client that hangs up, or speaks another protocol: nothing to act on.
         tracing::debug!(error = &*error, "a connection ended early");

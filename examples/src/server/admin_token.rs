@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use enlist_core::secret::{PlainToken, Prefix, TokenHash};
 use enlist_core::{Actor, ActorId, SystemEntropy};
@@ -17,6 +17,8 @@ const PREFIX: Prefix = Prefix::new("ead");
 pub struct AdminToken {
     auth: StaticBearer,
     new: Option<PlainToken>,
+    /// Where the hash of a new one is to be kept.
+    file: Option<PathBuf>,
 }
 
 /// Why there is no administrator's token.
@@ -46,13 +48,24 @@ impl AdminToken {
             return Self::given(text.trim_end().to_owned());
         }
         match args.database.path() {
-            None => Ok(Self::made(PlainToken::generate(PREFIX, &SystemEntropy))),
+            None => Ok(Self::made(None)),
             Some(database) => {
                 let mut path = database.into_os_string();
                 path.push(".admin-token-sha256");
-                Self::kept(Path::new(&path))
+                Self::kept_or_made(path.into())
             }
         }
+    }
+
+    /// Keeps the hash of a new token: to be called once the token was shown, so that none is kept that nobody knows.
+    pub(super) fn keep(&mut self) -> Result<(), AdminTokenError> {
+        let (Some(token), Some(path)) = (&self.new, self.file.take()) else { return Ok(()) };
+        let keep = || {
+            let mut file = fs::File::create_new(&path)?;
+            writeln!(file, "{}", token.hash().to_hex())?;
+            file.sync_all()
+        };
+        keep().map_err(|error| AdminTokenError::File(path.clone(), error))
     }
 
     /// The token, if it was made just now.
@@ -65,28 +78,26 @@ impl AdminToken {
     }
 
     fn given(token: String) -> Result<Self, AdminTokenError> {
-        Ok(Self { auth: StaticBearer::new(token, operator())?, new: None })
+        Ok(Self { auth: StaticBearer::new(token, operator())?, new: None, file: None })
     }
 
-    fn made(token: PlainToken) -> Self {
-        Self { auth: StaticBearer::of_hash(token.hash(), operator()), new: Some(token) }
+    fn made(file: Option<PathBuf>) -> Self {
+        let token = PlainToken::generate(PREFIX, &SystemEntropy);
+        Self { auth: StaticBearer::of_hash(token.hash(), operator()), new: Some(token), file }
     }
 
-    fn kept(path: &Path) -> Result<Self, AdminTokenError> {
-        let failed = |error| AdminTokenError::File(path.to_owned(), error);
-        match fs::read_to_string(path) {
+    fn kept_or_made(path: PathBuf) -> Result<Self, AdminTokenError> {
+        match fs::read_to_string(&path) {
             Ok(text) => {
-                let hash = TokenHash::from_hex(text.trim()).ok_or_else(|| AdminTokenError::Damaged(path.to_owned()))?;
-                Ok(Self { auth: StaticBearer::of_hash(hash, operator()), new: None })
+                let Some(hash) = TokenHash::from_hex(text.trim()) else { return Err(AdminTokenError::Damaged(path)) };
+                tracing::info!(
+                    "the administrator's token is the one that the first start has shown; remove {} to have a new one made",
+                    path.display()
+                );
+                Ok(Self { auth: StaticBearer::of_hash(hash, operator()), new: None, file: None })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let token = PlainToken::generate(PREFIX, &SystemEntropy);
-                let mut file = fs::File::create_new(path).map_err(failed)?;
-                writeln!(file, "{}", token.hash().to_hex()).map_err(failed)?;
-                file.sync_all().map_err(failed)?;
-                Ok(Self::made(token))
-            }
-            Err(error) => Err(failed(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::made(Some(path))),
+            Err(error) => Err(AdminTokenError::File(path, error)),
         }
     }
 }

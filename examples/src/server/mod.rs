@@ -53,12 +53,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens and migrates the database, finds or makes the administrator's token, and listens. Connections wait until
+    /// Listens, opens and migrates the database, and finds or makes the administrator's token. Connections wait until
     /// [`Server::run`].
     ///
     /// # Errors
     /// When one of these is not to be had.
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
+        let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
+        let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
         let limits = args.limits();
         let (fleet, drivers, sqlite) = match &args.database {
             Database::Memory => {
@@ -73,8 +75,6 @@ impl Server {
             }
         };
         let admin = AdminToken::find_or_make(args)?;
-        let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
-        let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
         let options = accept::Options { connections: args.max_connections, drain: args.drain };
         Ok(Self {
             listener,
@@ -98,9 +98,19 @@ impl Server {
         self.fleet.clone()
     }
 
-    /// The administrator's token, if this start has made it: to be shown once.
+    /// The administrator's token, if this start has made it: to be shown once, and then to be kept
+    /// ([`Server::keep_admin_token`]).
     pub fn new_admin_token(&self) -> Option<&str> {
         self.admin.new_text()
+    }
+
+    /// Keeps the hash of a new administrator's token for the starts to come. Until then nothing is written, so that a
+    /// token that nobody has seen is not the one that counts.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_admin_token(&mut self) -> Result<(), ServerError> {
+        Ok(self.admin.keep()?)
     }
 
     /// Serves until `shutdown`; then takes no more connections, answers what was asked, commits what was taken, and ends.

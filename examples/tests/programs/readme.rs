@@ -36,3 +36,12 @@ async fn the_walk_with_curl_enrols_a_host_and_reads_its_report_back() {
     let (_, hosts) = api.call("GET", "/v1/hosts?status=archived", ADMIN, None).await;
     assert_eq!(hosts["items"].as_array().map(Vec::len), Some(1), "{hosts}");
 }
+
+#[test]
+fn the_readme_shows_what_the_demo_prints() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let picture = readme.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it is there");
+    for line in ["A fleet of one, kept in ", "Accepted: CPU ", "the server says: online", "accepted and durable"] {
+        assert!(picture.contains(line), "{line}");
+    }
+}

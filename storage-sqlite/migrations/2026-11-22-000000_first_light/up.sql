@@ -9,8 +9,10 @@
 -- epoch, and older versions then refuse to start; additive ones leave it, so that replicas N and N - 1 coexist.
 CREATE TABLE schema_epoch (
     -- One row, ever.
-    id    INTEGER PRIMARY KEY CHECK (id = 1),
-    epoch INTEGER NOT NULL CHECK (epoch >= 1)
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch  INTEGER NOT NULL CHECK (epoch >= 1),
+    -- Raised to see whether the file can be written: SQLite skips an update that changes nothing.
+    probes INTEGER NOT NULL DEFAULT 0 CHECK (probes >= 0)
 ) STRICT;
 INSERT INTO schema_epoch (id, epoch) VALUES (1, 1);
 

@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::host::Host;
 use crate::id::{HostId, LineageId};
 use crate::install_token::{Binding, InstallToken, InstallTokenState};
+use crate::secret::TokenHash;
 use crate::store::{
     Aggregate, Commit, Expected, HostAggregate, HostPresence, HostWrite, Key, Presented, Revision, StoreErrorKind,
     TenantInstallToken, Write,
@@ -62,6 +63,7 @@ impl State {
 
     /// Whether all of `commit` can be applied: guards first, so that a conflict is never mistaken for a clash.
     pub(super) fn check(&self, commit: &Commit) -> Result<(), StoreErrorKind> {
+        let mut written = HashSet::new();
         for write in &commit.writes {
             let (current, expected) = match write {
                 Write::Host(write) => (self.hosts.get(&write.host.id).map(|entry| entry.revision), write.expected),
@@ -73,20 +75,27 @@ impl State {
                 Expected::Absent => current.is_none(),
                 Expected::Revision(revision) => current == Some(revision),
             };
-            if !holds {
+            // A second write of one aggregate expects a revision that the first has left behind.
+            let id = match write {
+                Write::Host(write) => *write.host.id.as_uuid(),
+                Write::TenantInstallToken { token, .. } => *token.id.as_uuid(),
+            };
+            if !holds || !written.insert(id) {
                 return Err(StoreErrorKind::Conflict);
             }
         }
-        let mut hashes = HashSet::new();
+        let (mut hashes, mut installs) = (HashSet::new(), HashSet::new());
+        let mut earlier: Vec<&Host> = Vec::new();
         for write in &commit.writes {
             match write {
                 Write::Host(write) => {
-                    self.check_unique(&write.host)?;
+                    self.check_unique(&write.host, &earlier)?;
+                    earlier.push(&write.host);
                     for token in &write.install_tokens {
                         if token.binding != Binding::Host(write.host.id) {
                             return Err(StoreErrorKind::Invalid);
                         }
-                        self.check_install_hash(token)?;
+                        self.check_install_hash(token, &mut installs)?;
                     }
                     for token in &write.agent_tokens {
                         if token.host_id != write.host.id {
@@ -102,30 +111,37 @@ impl State {
                 Write::TenantInstallToken { token, .. } if token.binding != Binding::Tenant => {
                     return Err(StoreErrorKind::Invalid);
                 }
-                Write::TenantInstallToken { token, .. } => self.check_install_hash(token)?,
+                Write::TenantInstallToken { token, .. } => self.check_install_hash(token, &mut installs)?,
             }
         }
         Ok(())
     }
 
-    fn check_unique(&self, host: &Host) -> Result<(), StoreErrorKind> {
-        let taken = |other: Option<&HostId>| other.is_some_and(|id| *id != host.id);
-        if !host.is_archived() && taken(self.names.get(&(host.tenant_id.clone(), host.name.clone()))) {
+    /// Whether the host can have its name and external id once `earlier`, the writes before it in the commit, are made.
+    fn check_unique(&self, host: &Host, earlier: &[&Host]) -> Result<(), StoreErrorKind> {
+        let rewritten = |id: &HostId| earlier.iter().any(|other| other.id == *id);
+        let taken = |other: Option<&HostId>| other.is_some_and(|id| *id != host.id && !rewritten(id));
+        let mut others = earlier.iter().filter(|other| other.tenant_id == host.tenant_id);
+        let name_given = others.clone().any(|other| !other.is_archived() && other.name == host.name);
+        let known = self.names.get(&(host.tenant_id.clone(), host.name.clone()));
+        if !host.is_archived() && (name_given || taken(known)) {
             return Err(StoreErrorKind::NameTaken);
         }
-        if let Some(external_id) = &host.external_id
-            && taken(self.external_ids.get(&(host.tenant_id.clone(), external_id.clone())))
-        {
-            return Err(StoreErrorKind::ExternalIdTaken);
+        if let Some(external_id) = &host.external_id {
+            let known = self.external_ids.get(&(host.tenant_id.clone(), external_id.clone()));
+            if taken(known) || others.any(|other| other.external_id.as_ref() == Some(external_id)) {
+                return Err(StoreErrorKind::ExternalIdTaken);
+            }
         }
         Ok(())
     }
 
-    fn check_install_hash(&self, token: &InstallToken) -> Result<(), StoreErrorKind> {
-        match self.install_hashes.get(&token.hash) {
-            Some(id) if *id != token.id => Err(StoreErrorKind::HashSeen),
-            _ => Ok(()),
+    fn check_install_hash(&self, token: &InstallToken, given: &mut HashSet<TokenHash>) -> Result<(), StoreErrorKind> {
+        let known = self.install_hashes.get(&token.hash);
+        if known.is_some_and(|id| *id != token.id) || !given.insert(token.hash) {
+            return Err(StoreErrorKind::HashSeen);
         }
+        Ok(())
     }
 
     /// What a database would hold with partial unique indexes: at most one Active and one Pending token a lineage, and
@@ -164,7 +180,11 @@ impl State {
         let HostWrite { expected, host, install_tokens, agent_tokens, facts } = write;
         let id = host.id;
         if let Some(HostEntry { host: before, .. }) = self.hosts.get(&id) {
-            self.names.remove(&(before.tenant_id.clone(), before.name.clone()));
+            // Once it is archived, the name may be another's.
+            let name = (before.tenant_id.clone(), before.name.clone());
+            if self.names.get(&name) == Some(&id) {
+                self.names.remove(&name);
+            }
             if let Some(external_id) = before.external_id.clone() {
                 self.external_ids.remove(&(before.tenant_id.clone(), external_id));
             }
