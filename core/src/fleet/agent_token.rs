@@ -12,12 +12,9 @@ use crate::fleet::{Admin, Agent, Fleet, Inner};
 use crate::host::{Host, Lifecycle};
 use crate::id::{AgentTokenId, EventId, HostId, LineageId, TenantId};
 use crate::policy::{Action, Resource};
-use crate::secret::{PlainToken, Prefix, TokenHash};
+use crate::secret::{PlainToken, TokenHash};
 use crate::store::{Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Presented, StoreErrorKind};
 use crate::wire::{AgentSelf, IssueAgentToken, IssuedAgentToken};
-
-/// The kinds of token that a host may present.
-const ACCEPTED: &[Prefix] = &[Prefix::AGENT, Prefix::REFRESH];
 
 /// A host that has proved its credential. Only [`Fleet::authenticate`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +72,8 @@ impl Fleet {
     /// # Errors
     /// By the rotation table; a failing store is [`AuthenticateError::Store`], never a refusal.
     pub async fn authenticate(&self, bearer: &str) -> Result<AgentIdentity, AuthenticateError> {
-        let token = PlainToken::parse(bearer, ACCEPTED).map_err(AuthenticateError::Malformed)?;
+        let token =
+            PlainToken::parse(bearer, &self.inner.prefixes.presented()).map_err(AuthenticateError::Malformed)?;
         self.inner.authenticate(&token.hash()).await
     }
 }
@@ -195,7 +193,7 @@ impl Admin<'_> {
         if expires_at.is_some_and(|at| at <= self.fleet.now()) {
             return Err(FieldError::invalid("/expires_at", "a time in the future").into());
         }
-        let plain = PlainToken::generate(prefix_of(kind), &*self.fleet.entropy);
+        let plain = PlainToken::generate(self.fleet.prefixes.of(kind), &*self.fleet.entropy);
         let issued = self
             .change(Action::IssueAgentToken, &Key::Host(host_id), |aggregate, now| {
                 if aggregate.host.is_archived() {
@@ -310,11 +308,4 @@ pub(super) struct Change<T> {
     pub(super) cut_off: Vec<TokenHash>,
     /// What the verb answers.
     pub(super) result: T,
-}
-
-pub(super) const fn prefix_of(kind: CredentialKind) -> Prefix {
-    match kind {
-        CredentialKind::Bearer => Prefix::AGENT,
-        CredentialKind::Refresh => Prefix::REFRESH,
-    }
 }

@@ -6,6 +6,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::fleet::driver::Drivers;
 use crate::fleet::limits::{Alarms, Limits, RefusalLimit};
+use crate::fleet::prefixes::Prefixes;
 use crate::fleet::{Fleet, Inner, cache, contact, queue};
 use crate::id::TenantId;
 use crate::policy::{DefaultPolicy, Policy};
@@ -19,12 +20,13 @@ pub struct FleetBuilder {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     limits: Limits,
+    prefixes: Prefixes,
     default_tenant: Option<TenantId>,
 }
 
-/// Limits that contradict each other.
+/// Limits or prefixes that contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("limits: {0}")]
+#[error("the fleet cannot be built: {0}")]
 pub struct BuildError(pub(super) &'static str);
 
 impl FleetBuilder {
@@ -35,6 +37,7 @@ impl FleetBuilder {
             clock: Arc::new(SystemClock::default()),
             entropy: Arc::new(SystemEntropy),
             limits: Limits::default(),
+            prefixes: Prefixes::default(),
             default_tenant: None,
         }
     }
@@ -59,6 +62,11 @@ impl FleetBuilder {
         Self { limits, ..self }
     }
 
+    /// What new tokens begin with; [`Prefixes::default`] unless it is set. The default prefixes are always accepted besides.
+    pub fn prefixes(self, prefixes: Prefixes) -> Self {
+        Self { prefixes, ..self }
+    }
+
     /// The tenant of hosts that are created without one, for a service with a single tenant.
     pub fn default_tenant(self, tenant: TenantId) -> Self {
         Self { default_tenant: Some(tenant), ..self }
@@ -67,10 +75,13 @@ impl FleetBuilder {
     /// The fleet, and the part of it that has to be spawned.
     ///
     /// # Errors
-    /// When the limits contradict each other.
+    /// When the limits contradict each other, or install tokens and agent tokens share a prefix.
     pub fn build(self) -> Result<(Fleet, Drivers), BuildError> {
-        let Self { store, policy, clock, entropy, limits, default_tenant } = self;
+        let Self { store, policy, clock, entropy, limits, prefixes, default_tenant } = self;
         limits.check()?;
+        if !prefixes.are_distinct() {
+            return Err(BuildError("install tokens and agent tokens have different prefixes"));
+        }
         let (sender, receiver) = queue::channel(limits.queue_reports, limits.queue_bytes);
         let inner = Arc::new(Inner {
             cache: cache::CredentialCache::new(limits.cached_credentials, limits.credential_cache_ttl),
@@ -84,6 +95,7 @@ impl FleetBuilder {
             clock,
             entropy,
             limits,
+            prefixes,
             default_tenant,
         });
         Ok((Fleet { inner: Arc::clone(&inner) }, Drivers::new(inner, receiver)))

@@ -8,14 +8,14 @@ use crate::agent_token::{
 use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::event::EventBody;
-use crate::fleet::agent_token::{Change, CutOff, prefix_of};
+use crate::fleet::agent_token::{Change, CutOff};
 use crate::fleet::error::{AdminError, EnrolError};
 use crate::fleet::{Admin, Fleet, Inner};
 use crate::host::Host;
 use crate::id::{ActorId, AgentTokenId, HostId, InstallTokenId, LineageId};
 use crate::install_token::{Binding, Claim, Exchange, InstallToken, InstallTokenState, MAX_LIFE};
 use crate::policy::Action;
-use crate::secret::{PlainToken, Prefix};
+use crate::secret::PlainToken;
 use crate::store::{Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Presented, StoreErrorKind};
 use crate::telemetry::HostFacts;
 use crate::wire::{ExchangeReply, ExchangeRequest, ExchangedToken, MintInstallToken, MintedInstallToken};
@@ -71,7 +71,7 @@ impl Draft {
             return Err(FieldError::invalid("/expires_at", "within the next 30 days").into());
         }
         Ok(Self {
-            plain: PlainToken::generate(Prefix::INSTALL, &*fleet.entropy),
+            plain: PlainToken::generate(fleet.prefixes.install, &*fleet.entropy),
             credential_kind: request.credential_kind.unwrap_or(CredentialKind::Bearer),
             expires_at,
         })
@@ -139,7 +139,8 @@ impl Inner {
         if let Some(facts) = &request.facts {
             crate::telemetry::validate_facts(facts, "/facts")?;
         }
-        let presented = PlainToken::parse(&request.install_token, &[Prefix::INSTALL]).map_err(EnrolError::Malformed)?;
+        let presented =
+            PlainToken::parse(&request.install_token, &self.prefixes.exchanged()).map_err(EnrolError::Malformed)?;
         let key = Key::InstallToken(presented.hash());
         for _ in 0..Self::ATTEMPTS {
             let aggregate = match self.store.load(&key).await? {
@@ -222,7 +223,7 @@ impl Inner {
         let kind = install_token.credential_kind;
         let plain = match claim {
             Claim::Client(_) => None,
-            Claim::Server { .. } => Some(PlainToken::generate(prefix_of(kind), &*self.entropy)),
+            Claim::Server { .. } => Some(PlainToken::generate(self.prefixes.of(kind), &*self.entropy)),
         };
         let hash = match (&claim, &plain) {
             (Claim::Client(hash), _) => *hash,

@@ -19,6 +19,7 @@ mod event;
 mod host;
 mod install_token;
 mod limits;
+mod prefixes;
 mod queue;
 mod telemetry;
 
@@ -34,6 +35,7 @@ pub use error::{AdminError, AgentError, AuthenticateError, EnrolError, ReportErr
 pub use event::EventFilter;
 pub use host::HostFilter;
 pub use limits::Limits;
+pub use prefixes::Prefixes;
 pub use telemetry::TelemetryRange;
 
 use crate::clock::{Clock, Timestamp};
@@ -56,6 +58,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     limits: Limits,
+    prefixes: Prefixes,
     default_tenant: Option<TenantId>,
     cache: cache::CredentialCache,
     contacts: contact::Contacts,

@@ -6,11 +6,11 @@ use std::time::Duration;
 use enlist_core::agent_token::Refusal;
 use enlist_core::conformance::sample;
 use enlist_core::event::EventBody;
-use enlist_core::fleet::{AuthenticateError, EnrolError};
+use enlist_core::fleet::{AuthenticateError, EnrolError, Prefixes};
 use enlist_core::secret::Prefix;
 use enlist_core::telemetry::HostFacts;
 use enlist_core::wire::{ExchangeRequest, MintInstallToken, Problem};
-use enlist_core::{PlainToken, SystemEntropy};
+use enlist_core::{MemoryStore, PlainToken, SystemEntropy};
 
 use crate::world::{World, agent_token, exchange};
 
@@ -245,4 +245,28 @@ async fn refusals_are_limited_by_address_and_a_neighbours_enrolment_is_not() {
     world.fleet.enrol(request, address("192.0.2.1")).await.unwrap();
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(attempt(&world, address("192.0.2.1")).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_service_has_prefixes_of_its_own_and_the_default_ones_are_accepted_besides() {
+    let mut prefixes = Prefixes::default();
+    (prefixes.install, prefixes.agent) = (Prefix::new("mit"), Prefix::new("mdt"));
+    let world = World::with(MemoryStore::new(), |builder| builder.prefixes(prefixes));
+    let (_, install_token) = world.create("a").await;
+    assert!(install_token.expose().starts_with("mit_"));
+    let made_by_us = world.exchange(&install_token, None).await.unwrap().agent_token.token.expect("the server drew it");
+    assert!(made_by_us.expose().starts_with("mdt_"));
+    world.fleet.authenticate(made_by_us.expose()).await.unwrap();
+    // An agent that knows nothing of it draws the default kind.
+    let (_, drawn) = world.enrolled("b").await;
+    assert!(drawn.expose().starts_with("eat_"));
+    world.fleet.authenticate(drawn.expose()).await.unwrap();
+    assert!(world.fleet.authenticate(install_token.expose()).await.is_err());
+}
+
+#[test]
+fn a_prefix_says_what_a_token_is_for() {
+    let mut prefixes = Prefixes::default();
+    prefixes.install = Prefix::AGENT;
+    assert!(enlist_core::Fleet::builder(MemoryStore::new()).prefixes(prefixes).build().is_err());
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
 use warp::filters::BoxedFilter;
@@ -53,6 +53,7 @@ pub(super) async fn serve(
     let builder = Arc::new(builder);
     let places = Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
+    let (serving, stopping) = watch::channel(());
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = async {
@@ -75,17 +76,31 @@ pub(super) async fn serve(
         // Replies are small and whole: waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
         let watcher = graceful.watcher();
-        let (builder, app) = (Arc::clone(&builder), app.clone());
+        let (builder, app, mut stopping) = (Arc::clone(&builder), app.clone(), stopping.clone());
         tokio::spawn(async move {
-            serve_connection(stream, peer, &builder, app, watcher).await;
+            // A connection that is still silent when the server stops has asked nothing.
+            let speaks = tokio::select! {
+                speaks = speaks_in_time(&stream) => speaks,
+                _ = stopping.changed() => false,
+            };
+            if speaks {
+                serve_connection(stream, peer, &builder, app, watcher).await;
+            }
             drop(place);
         });
     }
     drop(listener);
+    drop(serving);
     tracing::info!("draining");
     if tokio::time::timeout(options.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut off");
     }
+}
+
+/// Whether the first byte comes in time. Nothing else has a time-out before it: hyper waits to see which HTTP it is.
+async fn speaks_in_time(stream: &TcpStream) -> bool {
+    // Peeked at, since readiness alone may be a false alarm.
+    matches!(tokio::time::timeout(HEAD_TIME, stream.peek(&mut [0])).await, Ok(Ok(1)))
 }
 
 async fn serve_connection(
@@ -95,10 +110,6 @@ async fn serve_connection(
     app: BoxedFilter<(Response,)>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    // Before its first byte nothing else has a time-out: hyper waits to see which HTTP it is.
-    if !matches!(tokio::time::timeout(HEAD_TIME, stream.readable()).await, Ok(Ok(()))) {
-        return;
-    }
     let mut stream = TimeoutStream::new(stream);
     stream.set_read_timeout(Some(STALL_TIME));
     stream.set_write_timeout(Some(STALL_TIME));

@@ -1,5 +1,6 @@
 //! The programs as their users run them: processes, sockets, files and signals.
 
+mod accept;
 mod admin_token;
 mod crash;
 mod demo;

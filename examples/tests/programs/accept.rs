@@ -1,0 +1,44 @@
+//! Clients that hold a connection and say nothing, or half of something.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Api, ServerProcess};
+
+async fn connect(server: &ServerProcess) -> TcpStream {
+    let address = server.url.strip_prefix("http://").expect("it speaks plain HTTP");
+    TcpStream::connect(address).await.expect("it listens")
+}
+
+/// Each takes the only place there is; the request behind it is answered once the server has had enough of them.
+#[tokio::test]
+async fn a_client_that_says_nothing_does_not_keep_others_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&directory.path().join("fleet.db"), &["--max-connections", "1"], "warn").await;
+    let mut silent = connect(&server).await;
+    let api = Api::new(&server);
+    assert_eq!(api.call("GET", "/healthz", "", None).await.0, 200);
+    assert_eq!(silent.read(&mut [0; 16]).await.expect("it was closed, not reset"), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_half_a_head_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&directory.path().join("fleet.db"), &[], "warn").await;
+    let mut half = connect(&server).await;
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+    let mut reply = Vec::new();
+    half.read_to_end(&mut reply).await.unwrap();
+    assert!(!String::from_utf8_lossy(&reply).contains("200 OK"));
+}
+
+#[tokio::test]
+async fn a_silent_client_does_not_hold_up_the_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&directory.path().join("fleet.db"), &["--drain", "1h"], "warn").await;
+    let api = Api::new(&server);
+    let _silent = connect(&server).await;
+    // Accepted in order: once this is answered, the silent one has a place as well.
+    assert_eq!(api.call("GET", "/healthz", "", None).await.0, 200);
+    assert_eq!(server.terminate().await, Some(0));
+}
