@@ -147,6 +147,8 @@ async fn tell(mut events: Events, fleet: Fleet, root: Actor, host_id: HostId) ->
             Event::Enrolled { host_id, .. } => {
                 println!("enrolled as {host_id}; no reply carried the credential")
             }
+            // The first one, which came with the enrolment.
+            Event::CredentialChanged { .. } => {}
             Event::Reported { status, report, .. } => {
                 summary.sent += 1;
                 summary.accepted += usize::from(status == ReportStatus::Accepted);
