@@ -25,9 +25,8 @@ pub(crate) fn touch(connection: &mut SqliteConnection, contacts: &[Contact]) -> 
     immediate(connection, |connection| {
         let mut visits = Visits::default();
         for contact in contacts {
-            match visits.of(connection, contact.host_id)? {
-                Some(visit) if !visit.is_archived() => visit.contact(contact)?,
-                _ => {}
+            if let Some(visit) = visits.of(connection, contact.host_id)? {
+                visit.contact(contact)?;
             }
         }
         visits.finish(connection)
@@ -75,7 +74,7 @@ impl Visits {
         Ok(visit.as_mut())
     }
 
-    /// Writes what changed; returns the events of hosts that came online.
+    /// Writes what changed, save for archived hosts; returns the events of hosts that came online.
     pub(crate) fn finish(mut self, connection: &mut SqliteConnection) -> Result<Vec<Event>, Failure> {
         let mut events = Vec::new();
         for host_id in self.order {

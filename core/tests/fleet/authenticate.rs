@@ -1,22 +1,15 @@
 //! Who presents a request: the serving rows of the rotation table, and the cache.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use enlist_core::agent_token::{Refusal, RevokeReason};
 use enlist_core::conformance::sample;
-use enlist_core::event::{Event, EventBody};
+use enlist_core::event::EventBody;
 use enlist_core::fleet::{AuthenticateError, bearer};
-use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Page, StoreError, StoreErrorKind,
-    TelemetryQuery,
-};
 use enlist_core::wire::{IssueAgentToken, Problem};
-use enlist_core::{MemoryStore, PlainToken, Store, TokenHash};
-use tokio::sync::{Mutex, Notify};
+use enlist_core::{MemoryStore, PlainToken};
 
+use crate::watched::Watched;
 use crate::world::{World, agent_token};
 
 #[tokio::test]
@@ -145,83 +138,6 @@ async fn expiry_is_checked_at_each_hit_of_the_cache() {
     world.clock.advance(Duration::from_secs(1));
     let error = world.fleet.authenticate(issued.token.expose()).await.unwrap_err();
     assert!(matches!(error, AuthenticateError::Refused(_, Refusal::Expired)));
-}
-
-/// Counts and holds back what the cache is for.
-#[derive(Clone, Default)]
-struct Watched {
-    inner: MemoryStore,
-    reads: Arc<std::sync::atomic::AtomicUsize>,
-    /// While somebody holds it, an authentication that has read stops before it returns.
-    gate: Arc<Mutex<()>>,
-    has_read: Arc<Notify>,
-    failing: Arc<std::sync::atomic::AtomicBool>,
-}
-
-#[async_trait]
-impl Store for Watched {
-    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError> {
-        use std::sync::atomic::Ordering::SeqCst;
-        self.reads.fetch_add(1, SeqCst);
-        if self.failing.load(SeqCst) {
-            return Err(StoreErrorKind::Unavailable.into());
-        }
-        let found = self.inner.authenticate(hash).await;
-        self.has_read.notify_one();
-        let _open = self.gate.lock().await;
-        found
-    }
-    async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError> {
-        self.inner.load(key).await
-    }
-    async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError> {
-        self.inner.commit(commit).await
-    }
-    async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
-        self.inner.find_host(lookup).await
-    }
-    async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
-        self.inner.list_hosts(query).await
-    }
-    async fn list_install_tokens(
-        &self,
-        query: &InstallTokenQuery,
-    ) -> Result<Page<enlist_core::install_token::InstallToken>, StoreError> {
-        self.inner.list_install_tokens(query).await
-    }
-    async fn list_agent_tokens(
-        &self,
-        query: &AgentTokenQuery,
-    ) -> Result<Page<enlist_core::agent_token::AgentToken>, StoreError> {
-        self.inner.list_agent_tokens(query).await
-    }
-    async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
-        self.inner.list_events(query).await
-    }
-    async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
-        self.inner.append(reports).await
-    }
-    async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
-        self.inner.touch(contacts).await
-    }
-    async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
-        self.inner.list_containers(query).await
-    }
-    async fn list_telemetry(
-        &self,
-        query: &TelemetryQuery,
-    ) -> Result<Page<enlist_core::telemetry::HostSnapshot>, StoreError> {
-        self.inner.list_telemetry(query).await
-    }
-    async fn check(&self) -> Result<(), StoreError> {
-        self.inner.check().await
-    }
-}
-
-impl Watched {
-    fn reads(&self) -> usize {
-        self.reads.load(std::sync::atomic::Ordering::SeqCst)
-    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use enlist_core::wire::{Problem, ReportStatus};
 use enlist_core::{AgentIdentity, HostId, MemoryStore};
 use serde_json::{Value, json};
 
+use crate::watched::Watched;
 use crate::world::World;
 
 fn body() -> Value {
@@ -404,6 +405,20 @@ async fn containers_of_a_host_that_is_not_online_read_as_missing() {
     world.fleet.admin(&world.root).archive_host(identity.host_id()).await.unwrap();
     let page = world.fleet.admin(&world.root).list_containers(identity.host_id(), false, None, None).await.unwrap();
     assert!(page.items[0].missing);
+}
+
+/// However often it is asked: a probe that nobody has to authenticate for must not cost a write each.
+#[tokio::test]
+async fn the_store_is_asked_whether_it_works_once_a_second() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder).running().await;
+    for _ in 0..10 {
+        world.fleet.check().await.unwrap();
+    }
+    assert_eq!(store.checks(), 1);
+    world.clock.advance(Duration::from_secs(1));
+    world.fleet.check().await.unwrap();
+    assert_eq!(store.checks(), 2);
 }
 
 #[test]

@@ -4,4 +4,5 @@ mod admin;
 mod authenticate;
 mod exchange;
 mod ingest;
+mod watched;
 mod world;

@@ -8,10 +8,11 @@ mod config;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use enlist_core::fleet::{BuildError, Limits, TokioTimer};
-use enlist_core::store::{MemoryStore, StoreError};
+use enlist_core::fleet::{BuildError, TokioTimer};
+use enlist_core::store::{MemoryStore, Store, StoreError};
 use enlist_core::{Drivers, Fleet};
 use enlist_http_warp::{Routes, health};
 use enlist_storage_sqlite::SqliteStore;
@@ -61,19 +62,16 @@ impl Server {
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
         let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
         let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
-        let limits = args.limits();
-        let (fleet, drivers, sqlite) = match &args.database {
-            Database::Memory => {
-                let (fleet, drivers) = build(Fleet::builder(MemoryStore::new()), args, limits)?;
-                (fleet, drivers, None)
-            }
+        let (store, sqlite): (Arc<dyn Store>, _) = match &args.database {
+            Database::Memory => (Arc::new(MemoryStore::new()), None),
             Database::Sqlite(url) => {
                 let store = SqliteStore::open(url).await?;
                 store.migrate().await?;
-                let (fleet, drivers) = build(Fleet::builder(store.clone()), args, limits)?;
-                (fleet, drivers, Some(store))
+                (Arc::new(store.clone()), Some(store))
             }
         };
+        let (fleet, drivers) =
+            Fleet::builder_of(store).limits(args.limits()).default_tenant(args.default_tenant.clone()).build()?;
         let admin = AdminToken::find_or_make(args)?;
         let options = accept::Options { connections: args.max_connections, drain: args.drain };
         Ok(Self {
@@ -138,14 +136,6 @@ impl Server {
         tracing::info!("drained");
         Ok(())
     }
-}
-
-fn build(
-    builder: enlist_core::fleet::FleetBuilder,
-    args: &ServeArgs,
-    limits: Limits,
-) -> Result<(Fleet, Drivers), BuildError> {
-    builder.limits(limits).default_tenant(args.default_tenant.clone()).build()
 }
 
 /// Completes at SIGTERM or SIGINT.

@@ -42,3 +42,20 @@ async fn a_silent_client_does_not_hold_up_the_stop() {
     assert_eq!(api.call("GET", "/healthz", "", None).await.0, 200);
     assert_eq!(server.terminate().await, Some(0));
 }
+
+/// Load balancers probe with it, and HTTP/2 has no room for the body that a `GET` would have had.
+#[tokio::test]
+async fn head_is_answered_in_both_versions_of_http() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&directory.path().join("fleet.db"), &[], "warn").await;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for http2 in [false, true] {
+        let builder = reqwest::Client::builder().no_proxy();
+        let http = if http2 { builder.http2_prior_knowledge() } else { builder }.build().unwrap();
+        for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/v1/hosts", 405), ("/nothing", 404)] {
+            let reply = http.head(format!("{}{path}", server.url)).send().await.expect("it is answered");
+            assert_eq!(reply.status().as_u16(), status, "{path}");
+            assert!(reply.bytes().await.expect("the reply is whole").is_empty());
+        }
+    }
+}
