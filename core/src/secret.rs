@@ -281,11 +281,11 @@ mod tests {
         }
 
         #[test]
-        fn one_changed_character_is_refused(at in 0usize..54, to in 0usize..62) {
+        fn one_changed_character_is_refused(at in 0usize..54, by in 1usize..62) {
             let token = PlainToken::generate(Prefix::AGENT, &SystemEntropy);
             let mut text = token.expose().as_bytes().to_vec();
-            prop_assume!(text[at] != BASE62[to]);
-            text[at] = BASE62[to];
+            let was = BASE62.iter().position(|&b| b == text[at]).unwrap_or_default();
+            text[at] = BASE62[(was + by) % 62];
             let text = String::from_utf8(text).unwrap();
             prop_assert!(PlainToken::parse(&text, ALL).is_err());
         }

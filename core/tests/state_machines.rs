@@ -86,11 +86,10 @@ proptest! {
 
     #[test]
     fn a_consumed_install_token_is_never_usable_again(
-        won in claim(), other in claim(), when in time(), later in time(),
+        won in claim(), other in claim(), when in (0i64..2_000_000).prop_map(at), later in time(),
     ) {
         let host = sample::host("a");
         let token = InstallToken { expires_at: Timestamp::MAX, ..sample::install_token(&host) };
-        prop_assume!(when < Timestamp::MAX);
         let bought = sample::agent_token(&host);
         let token = token.consume(won, bought.id, when).unwrap();
         prop_assert!(token.clone().consume(other, bought.id, later).is_err());
@@ -111,7 +110,7 @@ proptest! {
 
     #[test]
     fn time_only_ever_expires_an_install_token(earlier in time(), later in time(), claim in claim()) {
-        prop_assume!(earlier <= later);
+        let (earlier, later) = (earlier.min(later), earlier.max(later));
         let token = sample::install_token(&sample::host("a"));
         let (before, after) = (token.exchange(&claim, None, earlier), token.exchange(&claim, None, later));
         prop_assert!(before == after || (before == Exchange::Grant && after == Exchange::Invalid));
@@ -207,7 +206,7 @@ proptest! {
     fn time_only_ever_expires_an_agent_token(
         state in any_state(), expires_at in prop::option::of(time()), earlier in time(), later in time(),
     ) {
-        prop_assume!(earlier <= later);
+        let (earlier, later) = (earlier.min(later), earlier.max(later));
         let token = AgentToken { state, expires_at, ..sample::agent_token(&sample::host("a")) };
         let judge = |now| token.judge(false, Request::Serve, Siblings::default(), now);
         let served = |verdict| matches!(verdict, Verdict::Serve | Verdict::PromoteFirst);
