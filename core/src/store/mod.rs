@@ -10,6 +10,9 @@
 //!   written by [`Store::commit`] alone.
 //! - **Contact** (presence, facts, containers, snapshots): large, written by [`Store::append`] and [`Store::touch`],
 //!   conditionally and never under the revision, so that a report never fails because an administrator was quicker.
+//!
+//! The contract is not complete yet: silence (`mark_silent`), changes made by other processes (`subscribe`), retention
+//! (`prune`) and the deletion of hosts will each add to it, and a store of one's own will have to follow.
 
 mod commit;
 mod error;
