@@ -186,7 +186,7 @@ impl Work {
                 Ok(Next::Stop(Outcome::HostArchived(problem)))
             }
             _ => {
-                let pause = problem.retry_after.unwrap_or_default().clamp(REFUSED_PAUSE, LONGEST_RETRY_AFTER);
+                let pause = pause_after(&problem);
                 self.events.send(Event::Refused { problem });
                 Ok(Next::Wait(pause + full_jitter(REFUSED_PAUSE, &*self.entropy)))
             }
@@ -258,5 +258,23 @@ impl Work {
         let version = &mut all.facts.agent_version;
         version.get_or_insert_with(|| self.version.clone());
         all
+    }
+}
+
+/// How long a refused host waits at least: as the server asks, within reason.
+fn pause_after(problem: &Problem) -> Duration {
+    problem.retry_after.unwrap_or_default().clamp(REFUSED_PAUSE, LONGEST_RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_retry_after_neither_panics_nor_silences_a_host_for_good() {
+        let after = |retry_after| pause_after(&Problem { retry_after, ..Problem::new(Code::TokenRevoked, "why") });
+        assert_eq!(after(None), REFUSED_PAUSE);
+        assert_eq!(after(Some(Duration::from_secs(120))), Duration::from_secs(120));
+        assert_eq!(after(Some(Duration::MAX)), LONGEST_RETRY_AFTER);
     }
 }

@@ -296,7 +296,10 @@ pub(super) struct CutOff<'a> {
 
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
-        self.cache.invalidate(&self.hashes);
+        // Raising the epoch for nothing would only throw away what others are reading.
+        if !self.hashes.is_empty() {
+            self.cache.invalidate(&self.hashes);
+        }
     }
 }
 

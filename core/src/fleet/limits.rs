@@ -217,3 +217,21 @@ impl Alarms {
         self.raised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemEntropy;
+
+    #[test]
+    fn an_alarm_that_could_not_be_written_is_raised_again_with_what_it_stood_for() {
+        let at = |seconds: i64| Timestamp::from_unix_micros(seconds * 1_000_000).expect("it is a time");
+        let token = InstallTokenId::generate(at(1), &SystemEntropy);
+        let alarms = Alarms::default();
+        drop(alarms.raise(token, at(10)).expect("the first one is raised"));
+        let again = alarms.raise(token, at(11)).expect("nothing was written yet");
+        assert_eq!(again.attempts, 2);
+        again.written();
+        assert!(alarms.raise(token, at(12)).is_none());
+    }
+}

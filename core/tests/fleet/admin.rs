@@ -64,6 +64,25 @@ async fn a_clash_names_the_host_that_stands_in_the_way() {
     assert_eq!(world.event_types().await.len(), 2);
 }
 
+/// That there is one is clear from the refusal; which one is not everybody's business.
+#[tokio::test]
+async fn a_clash_does_not_name_a_host_that_the_policy_hides() {
+    struct CreateOnly;
+    impl Policy for CreateOnly {
+        fn authorize(&self, _: &Actor, action: Action, _: Resource<'_>) -> Decision {
+            if action.is_read() { Decision::Hide } else { Decision::Allow }
+        }
+        fn scope(&self, _: &Actor, _: Action) -> Scope {
+            Scope::Tenants(BTreeMap::new())
+        }
+    }
+    let world = World::with(enlist_core::MemoryStore::new(), |builder| builder.policy(CreateOnly));
+    world.create("a").await;
+    let error = world.fleet.admin(&world.root).create_host(named("a", HostKind::Byoc)).await.unwrap_err();
+    let problem = Problem::from(error);
+    assert_eq!((problem.code.as_str(), problem.host_id), ("name_taken", None));
+}
+
 #[tokio::test]
 async fn the_tenant_is_the_named_one_else_the_actors_only_one_else_the_default() {
     let world = World::new();

@@ -397,6 +397,15 @@ async fn a_host_archived_after_it_was_authenticated_is_told_so() {
     assert_eq!(stored(&world, identity.host_id()).await, 0);
 }
 
+/// Only a tombstone proves a deletion, and there are none yet: 410 would make the agent erase its credential.
+#[tokio::test]
+async fn a_host_whose_row_is_lost_is_not_told_that_it_was_deleted() {
+    let identity = World::new().identity("a").await;
+    let other = World::new().running().await;
+    let problem = send(&other, &identity, &body()).await.unwrap_err();
+    assert_eq!((problem.status, problem.code.as_str()), (503, "unavailable"));
+}
+
 #[tokio::test]
 async fn containers_of_a_host_that_is_not_online_read_as_missing() {
     let world = World::new().running().await;
