@@ -103,6 +103,18 @@ pub enum EventBody {
         /// Its presence before.
         was: Status,
     },
+    /// A host was silent for longer than its liveness window.
+    #[serde(rename = "host.unreachable")]
+    HostUnreachable {
+        /// Its last contact.
+        last_seen_at: Timestamp,
+    },
+    /// A host was deleted.
+    #[serde(rename = "host.deleted")]
+    HostDeleted {
+        /// Its name.
+        name: HostName,
+    },
     /// An install token was made.
     #[serde(rename = "install_token.minted")]
     InstallTokenMinted {

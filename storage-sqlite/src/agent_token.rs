@@ -1,14 +1,16 @@
 //! Agent tokens: their rows, and the questions about them.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use enlist_core::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RetiredBy, RevokeReason};
-use enlist_core::store::{AgentTokenQuery, Credential, Page};
+use enlist_core::store::{AgentTokenQuery, Credential, Known, Page, Tombstone};
 use enlist_core::{AgentTokenId, HostId, Timestamp, TokenHash};
 
 use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
 use crate::error::Failure;
 use crate::host::lifecycle_of;
-use crate::schema::{agent_tokens, hosts};
+use crate::schema::{agent_tokens, hosts, tombstones};
 
 /// A row of `agent_tokens`, but for its last use: that is contact's, and a commit does not touch it.
 #[derive(Debug, Queryable, Selectable, Insertable, AsChangeset)]
@@ -110,21 +112,48 @@ impl AgentTokenRow {
     }
 }
 
-/// `authenticate`: one look-up by the hash, one of its host.
-pub(crate) fn authenticate(connection: &mut SqliteConnection, hash: &TokenHash) -> Result<Option<Credential>, Failure> {
+/// `authenticate`: one look-up by the hash, one of its host; of a tombstone only when there is no token. In this order
+/// they need no transaction: a token that was there and is gone when the first looks has left its tombstone by then.
+pub(crate) fn authenticate(connection: &mut SqliteConnection, hash: &TokenHash) -> Result<Option<Known>, Failure> {
     let row = agent_tokens::table
         .inner_join(hosts::table)
         .filter(agent_tokens::hash.eq(Hash(*hash)))
         .select((AgentTokenRow::as_select(), hosts::tenant_id, hosts::archived_at, hosts::generation))
         .get_result::<(AgentTokenRow, String, Option<At>, Count)>(connection)
         .optional()?;
-    let Some((token, tenant_id, archived_at, generation)) = row else { return Ok(None) };
-    Ok(Some(Credential {
+    let Some((token, tenant_id, archived_at, generation)) = row else {
+        return Ok(tombstone(connection, hash)?.map(Known::Tombstone));
+    };
+    Ok(Some(Known::Credential(Box::new(Credential {
         token: token.decode()?,
         tenant_id: parse(&tenant_id)?,
         lifecycle: lifecycle_of(archived_at),
         generation: generation.0,
+    }))))
+}
+
+fn tombstone(connection: &mut SqliteConnection, hash: &TokenHash) -> Result<Option<Tombstone>, Failure> {
+    let row = tombstones::table
+        .find(Hash(*hash))
+        .select((tombstones::token_id, tombstones::host_id, tombstones::deleted_at))
+        .get_result::<(Id, Id, At)>(connection)
+        .optional()?;
+    Ok(row.map(|(token_id, host_id, deleted_at)| Tombstone {
+        token_id: token_id.into(),
+        host_id: host_id.into(),
+        deleted_at: deleted_at.0,
     }))
+}
+
+/// Makes a tombstone of every agent token of the host, whatever state it is in.
+pub(crate) fn bury(connection: &mut SqliteConnection, host_id: HostId, at: Timestamp) -> Result<(), Failure> {
+    agent_tokens::table
+        .filter(agent_tokens::host_id.eq(Id::from(host_id)))
+        .select((agent_tokens::hash, agent_tokens::id, agent_tokens::host_id, At(at).into_sql::<BigInt>()))
+        .insert_into(tombstones::table)
+        .into_columns((tombstones::hash, tombstones::token_id, tombstones::host_id, tombstones::deleted_at))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// The token with this hash, whatever state it is in.
@@ -166,6 +195,10 @@ pub(crate) fn put(connection: &mut SqliteConnection, host_id: HostId, tokens: &[
         let row = AgentTokenRow::of(token);
         let stored = agent_tokens::table.find(row.id).filter(agent_tokens::host_id.eq(row.host_id));
         if diesel::update(stored).set(&row).execute(connection)? == 0 {
+            // Asked first: of a token with its own hash, SQLite would say that the hash was seen.
+            if diesel::select(exists(agent_tokens::table.find(row.id))).get_result(connection)? {
+                return Err(Failure::Invalid("an agent token that another host has"));
+            }
             diesel::insert_into(agent_tokens::table).values(&row).execute(connection)?;
         }
     }

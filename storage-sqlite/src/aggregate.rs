@@ -1,5 +1,7 @@
 //! Aggregates: what `load` gives and `commit` writes.
 
+use std::collections::HashSet;
+
 use diesel::SqliteConnection;
 use enlist_core::HostId;
 use enlist_core::event::Event;
@@ -9,6 +11,7 @@ use enlist_core::store::{
     TenantInstallToken, Write,
 };
 
+use crate::column::Id;
 use crate::error::Failure;
 use crate::{agent_token, event, host, install_token, presence};
 
@@ -39,7 +42,12 @@ pub(crate) fn load(connection: &mut SqliteConnection, key: &Key) -> Result<Optio
 pub(crate) fn commit(connection: &mut SqliteConnection, commit: Commit) -> Result<Vec<Event>, Failure> {
     let Commit { writes, events } = commit;
     // All guards before the first write, so that a conflict is told before any clash.
+    let mut written = HashSet::new();
     for write in &writes {
+        // A second write of one aggregate expects a revision that the first will have left behind.
+        if !written.insert(aggregate_of(write)) {
+            return Err(StoreErrorKind::Conflict.into());
+        }
         check(connection, write)?;
     }
     for write in &writes {
@@ -48,9 +56,21 @@ pub(crate) fn commit(connection: &mut SqliteConnection, commit: Commit) -> Resul
             Write::TenantInstallToken { expected, token } => {
                 install_token::put_of_tenant(connection, token, *expected)?;
             }
+            Write::HostDeletion { expected, host_id, at } => {
+                agent_token::bury(connection, *host_id, *at)?;
+                host::delete(connection, *host_id, *expected, *at)?;
+            }
         }
     }
     event::append(connection, events)
+}
+
+fn aggregate_of(write: &Write) -> Id {
+    match write {
+        Write::Host(write) => write.host.id.into(),
+        Write::TenantInstallToken { token, .. } => token.id.into(),
+        Write::HostDeletion { host_id, .. } => (*host_id).into(),
+    }
 }
 
 fn check(connection: &mut SqliteConnection, write: &Write) -> Result<(), Failure> {
@@ -70,6 +90,7 @@ fn check(connection: &mut SqliteConnection, write: &Write) -> Result<(), Failure
                 Expected::Revision(revision) => found == Some(Some(*revision)),
             }
         }
+        Write::HostDeletion { expected, host_id, .. } => host::revision(connection, *host_id)? == Some(*expected),
     };
     if holds { Ok(()) } else { Err(StoreErrorKind::Conflict.into()) }
 }

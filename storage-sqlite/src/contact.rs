@@ -1,4 +1,5 @@
-//! Contact: what a transaction of reports or heartbeats knows of the hosts that it meets, and writes at its end.
+//! Contact, and the lack of it: what a transaction of reports, heartbeats or verdicts knows of the hosts that it meets,
+//! and writes at its end.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use diesel::SqliteConnection;
 use enlist_core::event::{Event, NewEvent};
 use enlist_core::host::{HostKind, Lifecycle};
-use enlist_core::store::{Contact, came_online};
+use enlist_core::store::{Contact, Silence, came_online, went_silent};
 use enlist_core::{AgentTokenId, HostId, TenantId, Timestamp};
 
 use crate::container::Containers;
@@ -27,6 +28,19 @@ pub(crate) fn touch(connection: &mut SqliteConnection, contacts: &[Contact]) -> 
         for contact in contacts {
             if let Some(visit) = visits.of(connection, contact.host_id)? {
                 visit.contact(contact)?;
+            }
+        }
+        visits.finish(connection)
+    })
+}
+
+/// `mark_silent`. Decided on what is stored when the transaction has the write lock: a contact made before that wins.
+pub(crate) fn mark_silent(connection: &mut SqliteConnection, silences: &[Silence]) -> Result<Vec<Event>, Failure> {
+    immediate(connection, |connection| {
+        let mut visits = Visits::default();
+        for silence in silences {
+            if let Some(visit) = visits.of(connection, silence.host_id)? {
+                visit.silence(silence)?;
             }
         }
         visits.finish(connection)
@@ -74,7 +88,8 @@ impl Visits {
         Ok(visit.as_mut())
     }
 
-    /// Writes what changed, save for archived hosts; returns the events of hosts that came online.
+    /// Writes what changed, save for archived hosts; returns the events of hosts that came online or
+    /// fell silent.
     pub(crate) fn finish(mut self, connection: &mut SqliteConnection) -> Result<Vec<Event>, Failure> {
         let mut events = Vec::new();
         for host_id in self.order {
@@ -120,6 +135,15 @@ impl Visit {
         self.events.extend(came_online(contact, &self.tenant_id, self.kind, before, after));
         let used_at = self.uses.entry(contact.token_id).or_insert(contact.at);
         *used_at = contact.at.max(*used_at);
+        Ok(())
+    }
+
+    /// Makes a verdict of silence, if it still holds.
+    fn silence(&mut self, silence: &Silence) -> Result<(), Failure> {
+        let before = self.presence.presence()?;
+        let after = before.silence(silence.at, silence.window);
+        self.presence.set_presence(after);
+        self.events.extend(went_silent(silence, &self.tenant_id, self.kind, before, after));
         Ok(())
     }
 

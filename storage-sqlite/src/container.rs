@@ -140,8 +140,15 @@ pub(crate) struct Containers {
     host_id: Id,
     /// Those that are there and not removed.
     present: HashMap<String, Present>,
-    /// Keys of others that were looked up: removed ones, and those that are known by their key alone.
-    others: HashMap<String, i64>,
+    /// Others that were looked up: removed ones, and those that are known by their key alone.
+    others: HashMap<String, Other>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Other {
+    key: i64,
+    /// Of a row that is there for its key's sake: no snapshot that names it was measured later.
+    named_until: Option<At>,
 }
 
 #[derive(Debug)]
@@ -221,29 +228,55 @@ impl Containers {
             diesel::update(containers::table.find(known.key))
                 .set((containers::removed_at.eq(At(at)), containers::last_seen_at.eq(last_seen_at)))
                 .execute(connection)?;
-            self.others.insert(id, known.key);
+            self.others.insert(id, Other { key: known.key, named_until: None });
             changed = true;
         }
         Ok(changed)
     }
 
-    /// The key by which snapshots name the container; makes a row for its sake if there is none.
-    pub(crate) fn key(&mut self, connection: &mut SqliteConnection, container_id: &str) -> Result<i64, Failure> {
+    /// The key by which snapshots name the container; makes a row for its sake if there is none. `recorded_at` is when
+    /// the report that names it was measured: `prune` keeps the key for as long as that report.
+    pub(crate) fn key(
+        &mut self,
+        connection: &mut SqliteConnection,
+        container_id: &str,
+        recorded_at: At,
+    ) -> Result<i64, Failure> {
         if let Some(known) = self.present.get(container_id) {
             return Ok(known.key);
         }
-        if let Some(key) = self.others.get(container_id) {
-            return Ok(*key);
-        }
-        let key = match self.stored(connection, container_id)? {
-            Some((key, _)) => key,
-            None => diesel::insert_into(containers::table)
-                .values((containers::host_id.eq(self.host_id), containers::container_id.eq(container_id)))
-                .returning(containers::container_key)
-                .get_result(connection)?,
+        let mut other = match self.others.get(container_id) {
+            Some(other) => *other,
+            None => self.other(connection, container_id, recorded_at)?,
         };
-        self.others.insert(container_id.to_owned(), key);
-        Ok(key)
+        if other.named_until.is_some_and(|until| until.0 < recorded_at.0) {
+            other.named_until = Some(recorded_at);
+            diesel::update(containers::table.find(other.key))
+                .set(containers::named_until.eq(other.named_until))
+                .execute(connection)?;
+        }
+        self.others.insert(container_id.to_owned(), other);
+        Ok(other.key)
+    }
+
+    fn other(&self, connection: &mut SqliteConnection, container_id: &str, recorded_at: At) -> Result<Other, Failure> {
+        let row = containers::table
+            .filter(containers::host_id.eq(self.host_id))
+            .filter(containers::container_id.eq(container_id))
+            .select((containers::container_key, containers::first_seen_at, containers::named_until))
+            .get_result::<(i64, Option<At>, Option<At>)>(connection)
+            .optional()?;
+        if let Some((key, first_seen_at, named_until)) = row {
+            // A row that describes its container goes by `removed_at`.
+            return Ok(Other { key, named_until: named_until.filter(|_| first_seen_at.is_none()) });
+        }
+        let row = (
+            containers::host_id.eq(self.host_id),
+            containers::container_id.eq(container_id),
+            containers::named_until.eq(recorded_at),
+        );
+        let key = diesel::insert_into(containers::table).values(row).returning(containers::container_key);
+        Ok(Other { key: key.get_result(connection)?, named_until: Some(recorded_at) })
     }
 
     /// A container that is new, was removed before, or is known by its key alone.

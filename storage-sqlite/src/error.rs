@@ -30,7 +30,8 @@ impl Failure {
         !matches!(self.kind(), StoreErrorKind::Unavailable | StoreErrorKind::SchemaVersion)
     }
 
-    fn kind(&self) -> StoreErrorKind {
+    /// What the contract calls it.
+    pub(crate) fn kind(&self) -> StoreErrorKind {
         match self {
             Self::Store(kind) => *kind,
             Self::Engine(error) => kind_of(error),

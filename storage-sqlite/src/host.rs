@@ -6,12 +6,12 @@ use diesel::dsl::exists;
 use diesel::prelude::*;
 use enlist_core::host::{Host, HostKind, Lifecycle, Status, Tag};
 use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind};
-use enlist_core::{HostId, TenantId};
+use enlist_core::{HostId, TenantId, Timestamp};
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::presence::PresenceRow;
-use crate::schema::{host_presence, host_tags, hosts};
+use crate::schema::{deleted_hosts, host_presence, host_tags, hosts};
 use crate::scope::Visible;
 
 /// A row of `hosts`. Null is written as NULL, so that each statement has one text and is prepared once.
@@ -103,17 +103,50 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
     let row = HostRow::of(host, expected.next())?;
     match expected {
         Expected::Absent => {
-            diesel::insert_into(hosts::table).values(&row).execute(connection)?;
+            let made = diesel::insert_into(hosts::table).values(&row).execute(connection);
+            made.map_err(|error| first_clash(connection, host, error.into()))?;
             diesel::insert_into(host_presence::table).values(&PresenceRow::new(host.id)?).execute(connection)?;
         }
         Expected::Revision(revision) => {
             let guarded = hosts::table.find(row.id).filter(hosts::revision.eq(Count(revision.get())));
-            if diesel::update(guarded).set(&row).execute(connection)? == 0 {
+            let changed = diesel::update(guarded).set(&row).execute(connection);
+            if changed.map_err(|error| first_clash(connection, host, error.into()))? == 0 {
                 return Err(StoreErrorKind::Conflict.into());
             }
         }
     }
     put_tags(connection, host)
+}
+
+/// Of several clashes SQLite reports whichever index it meets first; the contract wants the name's before the others.
+fn first_clash(connection: &mut SqliteConnection, host: &Host, failure: Failure) -> Failure {
+    if failure.kind() != StoreErrorKind::ExternalIdTaken || host.is_archived() {
+        return failure;
+    }
+    let lookup = HostLookup::Name(host.tenant_id.clone(), host.name.clone());
+    match find(connection, &lookup) {
+        Ok(Some(other)) if other.host.id != host.id => StoreErrorKind::NameTaken.into(),
+        _ => failure,
+    }
+}
+
+/// Deletes the host under its guard, and with it, by cascade, all that is identity of its own; what it reported is left
+/// to `prune`. Its agent tokens have to be buried before.
+pub(crate) fn delete(
+    connection: &mut SqliteConnection,
+    id: HostId,
+    expected: Revision,
+    at: Timestamp,
+) -> Result<(), Failure> {
+    let id = Id::from(id);
+    diesel::insert_into(deleted_hosts::table)
+        .values((deleted_hosts::host_id.eq(id), deleted_hosts::deleted_at.eq(At(at))))
+        .execute(connection)?;
+    let guarded = hosts::table.find(id).filter(hosts::revision.eq(Count(expected.get())));
+    if diesel::delete(guarded).execute(connection)? == 0 {
+        return Err(StoreErrorKind::Conflict.into());
+    }
+    Ok(())
 }
 
 /// `find_host`.
@@ -142,6 +175,7 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     if visible.is_nothing() {
         return Ok(Page { items: Vec::new(), more: false });
     }
+    let heard = diesel::alias!(host_presence as heard);
     let mut rows = hosts::table
         .inner_join(host_presence::table)
         .select((HostRow::as_select(), PresenceRow::as_select()))
@@ -180,6 +214,12 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
         if let Some(beyond) = behind_prefix(prefix) {
             rows = rows.filter(hosts::name.lt(beyond));
         }
+    }
+    if let Some(before) = query.seen_before {
+        // One that was never heard has no time, and is no answer. As a list of its own, so that SQLite goes from the
+        // index of times to the few hosts, and not through all hosts to their times.
+        let heard_before = heard.filter(heard.field(host_presence::last_seen_at).lt(At(before)));
+        rows = rows.filter(hosts::id.eq_any(heard_before.select(heard.field(host_presence::host_id))));
     }
     if let Some(after) = query.after {
         rows = rows.filter(hosts::id.gt(Id::from(after)));

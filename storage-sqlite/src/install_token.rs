@@ -1,5 +1,6 @@
 //! Install tokens: their rows, and the questions about them.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use enlist_core::install_token::{Binding, Claim, InstallToken, InstallTokenState};
 use enlist_core::store::{Expected, InstallTokenQuery, Page, Revision, StoreErrorKind};
@@ -158,6 +159,10 @@ pub(crate) fn put_of_host(
         let row = InstallTokenRow::of(token, None);
         let stored = install_tokens::table.find(row.id).filter(install_tokens::host_id.eq(row.host_id));
         if diesel::update(stored).set(&row).execute(connection)? == 0 {
+            // Asked first: of a token with its own hash, SQLite would say that the hash was seen.
+            if diesel::select(exists(install_tokens::table.find(row.id))).get_result(connection)? {
+                return Err(Failure::Invalid("an install token that another host has, or a tenant"));
+            }
             diesel::insert_into(install_tokens::table).values(&row).execute(connection)?;
         }
     }

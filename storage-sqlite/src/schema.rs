@@ -133,6 +133,7 @@ table! {
         first_seen_at -> Nullable<BigInt>,
         last_seen_at -> Nullable<BigInt>,
         removed_at -> Nullable<BigInt>,
+        named_until -> Nullable<BigInt>,
     }
 }
 
@@ -175,6 +176,29 @@ table! {
     }
 }
 
+table! {
+    tombstones (hash) {
+        hash -> Binary,
+        token_id -> Binary,
+        host_id -> Binary,
+        deleted_at -> BigInt,
+    }
+}
+
+table! {
+    deleted_hosts (host_id) {
+        host_id -> Binary,
+        deleted_at -> BigInt,
+    }
+}
+
+table! {
+    credential_changes (change_id) {
+        change_id -> BigInt,
+        hash -> Binary,
+    }
+}
+
 // Not ours: what is in the file, and which migrations diesel has applied to it.
 table! {
     sqlite_master (name) {
@@ -195,4 +219,10 @@ joinable!(agent_tokens -> hosts (host_id));
 joinable!(container_metric_snapshots -> containers (container_key));
 
 allow_tables_to_appear_in_same_query!(hosts, host_presence, host_tags, agent_tokens);
-allow_tables_to_appear_in_same_query!(containers, container_metric_snapshots);
+allow_tables_to_appear_in_same_query!(
+    containers,
+    container_metric_snapshots,
+    host_metric_snapshots,
+    host_presence,
+    deleted_hosts
+);

@@ -9,8 +9,9 @@ use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Page, Store, StoreError, TelemetryQuery,
+    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
+    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store, StoreError,
+    Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 
@@ -18,9 +19,10 @@ use crate::connection::Location;
 use crate::error::Failure;
 use crate::migrate::Gate;
 use crate::schema::schema_epoch;
+use crate::subscription::Changes;
 use crate::transaction::{immediate, snapshot};
 use crate::worker::Workers;
-use crate::{agent_token, aggregate, contact, container, event, host, install_token, migrate, telemetry};
+use crate::{agent_token, aggregate, contact, container, event, host, install_token, migrate, prune, telemetry};
 
 /// A fleet in one SQLite database. Cloning gives another handle on the same; see the [crate's documentation](crate).
 #[derive(Debug, Clone)]
@@ -73,7 +75,8 @@ impl SqliteStore {
         let _ = self.shared.workers.close().await;
     }
 
-    async fn read<T: Send + 'static>(
+    /// Runs `work` on a connection that reads, once the schema is seen to fit.
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -110,7 +113,7 @@ impl Store for SqliteStore {
         self.write(move |connection| immediate(connection, |connection| aggregate::commit(connection, commit))).await
     }
 
-    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError> {
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Known>, StoreError> {
         let hash = *hash;
         self.read(move |connection| agent_token::authenticate(connection, &hash)).await
     }
@@ -146,6 +149,19 @@ impl Store for SqliteStore {
 
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         self.write(move |connection| contact::touch(connection, &contacts)).await
+    }
+
+    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
+        self.write(move |connection| contact::mark_silent(connection, &silences)).await
+    }
+
+    async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
+        Ok(Some(Box::new(Changes::begin(self.clone()).await?)))
+    }
+
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        let prune = *prune;
+        self.write(move |connection| prune::prune(connection, &prune)).await
     }
 
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {

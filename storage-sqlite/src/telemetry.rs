@@ -11,6 +11,7 @@ use crate::column::{At, Count, Id, Real, from_json, overread, to_json};
 use crate::contact::{Visit, Visits};
 use crate::container::ContainerMetricsRow;
 use crate::error::Failure;
+use crate::host;
 use crate::schema::{container_metric_snapshots, containers, host_metric_snapshots};
 use crate::transaction::immediate;
 
@@ -165,8 +166,9 @@ fn store(
         .values(&SnapshotRow::of(visit.host_id, &snapshot)?)
         .returning(host_metric_snapshots::report_id)
         .get_result::<i64>(connection)?;
-    store_containers(connection, visit, report_id, &snapshot.containers)?;
-    if newest {
+    store_containers(connection, visit, report_id, &snapshot)?;
+    // Not newer than the newest, and yet of its time: that one was pruned, and this is it again.
+    if newest || visit.presence.newest_report_at == Some(At(report.recorded_at)) {
         visit.presence.newest_report_at = Some(At(report.recorded_at));
         visit.presence.newest_report_id = Some(report_id);
     }
@@ -201,15 +203,17 @@ fn store_containers(
     connection: &mut SqliteConnection,
     visit: &mut Visit,
     report_id: i64,
-    snapshots: &[ContainerSnapshot],
+    snapshot: &HostSnapshot,
 ) -> Result<(), Failure> {
-    if snapshots.is_empty() {
+    if snapshot.containers.is_empty() {
         return Ok(());
     }
     let containers = visit.containers(connection)?;
-    let mut rows = snapshots
+    let recorded_at = At(snapshot.recorded_at);
+    let mut rows = snapshot
+        .containers
         .iter()
-        .map(|snapshot| Ok((containers.key(connection, &snapshot.container_id)?, snapshot.metrics)))
+        .map(|container| Ok((containers.key(connection, &container.container_id, recorded_at)?, container.metrics)))
         .collect::<Result<Vec<_>, Failure>>()?;
     // In the order of the table, so that each row is appended behind the one before it.
     rows.sort_unstable_by_key(|(key, _)| *key);
@@ -225,6 +229,10 @@ fn store_containers(
 
 /// `list_telemetry`.
 pub(crate) fn list(connection: &mut SqliteConnection, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, Failure> {
+    // What a deleted host reported is removed later, and not shown until then.
+    if host::revision(connection, query.host_id)?.is_none() {
+        return Ok(Page { items: Vec::new(), more: false });
+    }
     let mut rows = host_metric_snapshots::table
         .filter(host_metric_snapshots::host_id.eq(Id::from(query.host_id)))
         .filter(host_metric_snapshots::recorded_at.ge(At(query.from)))

@@ -247,8 +247,70 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "container_metric_snapshots(report_id,container_key)",
         "containers(host_id)",
         "containers(host_id,container_id)",
+        "containers(named_until)",
+        "containers(removed_at)",
         "host_metric_snapshots(host_id,recorded_at)",
         "host_presence(host_id)",
+        "host_presence(last_seen_at)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);
+}
+
+const ENTER: &str = "INSERT INTO deleted_hosts (host_id, deleted_at) SELECT id, 1 FROM hosts";
+
+/// Whoever writes it, also one of the version before, and also by the cascade of its host.
+#[tokio::test]
+async fn an_agent_token_that_ends_is_entered_for_subscriptions() {
+    let (_file, mut hand, _) = enrolled().await;
+    hand.run("UPDATE agent_tokens SET state = 'active', last_used_at = 1, expires_at = 2");
+    hand.run(&another_agent_token("randomblob(16)", "'pending'", "NULL"));
+    assert_eq!(hand.count("credential_changes"), 0);
+    hand.run("UPDATE agent_tokens SET state = 'revoked', revoke_reason = 'administrator' WHERE state = 'active'");
+    assert_eq!(hand.count("credential_changes"), 1);
+    let told = hand.column("SELECT state AS value FROM agent_tokens JOIN credential_changes USING (hash)");
+    assert_eq!(told, [Some("revoked".to_owned())]);
+    // A use that is noted late cuts nothing off.
+    hand.run("UPDATE agent_tokens SET last_used_at = 2");
+    assert_eq!(hand.count("credential_changes"), 1);
+    let ended = another_agent_token("randomblob(16)", "'displaced'", "1")
+        .replace("state_at,", "state_at, succeeded_by,")
+        .replace("1,", "1, randomblob(16),");
+    hand.run(&ended);
+    assert_eq!(hand.count("credential_changes"), 2);
+    hand.run("DELETE FROM agent_tokens WHERE state = 'displaced'");
+    assert_eq!(hand.count("credential_changes"), 3);
+    hand.run(ENTER);
+    hand.run("DELETE FROM hosts");
+    assert_eq!(hand.count("agent_tokens"), 0);
+    assert_eq!(hand.count("credential_changes"), 5);
+}
+
+#[tokio::test]
+async fn a_host_goes_only_once_its_history_is_to_be_removed_and_its_id_does_not_come_back() {
+    let (_file, mut hand, _) = enrolled().await;
+    assert!(hand.refusal("DELETE FROM hosts").contains("deleted_hosts"));
+    hand.run("CREATE TEMP TABLE gone AS SELECT * FROM hosts");
+    hand.run(ENTER);
+    hand.run("DELETE FROM hosts");
+    assert!(hand.refusal("INSERT INTO hosts SELECT * FROM gone").contains("not given again"));
+    hand.run("DELETE FROM deleted_hosts; INSERT INTO hosts SELECT * FROM gone;");
+}
+
+#[tokio::test]
+async fn a_hash_is_forgotten_with_its_tombstone_and_not_before() {
+    let (_file, mut hand, _) = enrolled().await;
+    assert!(
+        hand.refusal("DELETE FROM token_hashes WHERE hash = (SELECT hash FROM agent_tokens)").contains("stays seen")
+    );
+    assert!(
+        hand.refusal("DELETE FROM token_hashes WHERE hash = (SELECT hash FROM install_tokens)").contains("stays seen")
+    );
+    hand.run("INSERT INTO tombstones SELECT hash, id, host_id, 1 FROM agent_tokens");
+    hand.run(ENTER);
+    hand.run("DELETE FROM hosts");
+    assert!(hand.refusal("DELETE FROM token_hashes WHERE hash = (SELECT hash FROM tombstones)").contains("stays seen"));
+    assert_eq!(hand.count("token_hashes"), 2);
+    hand.run("DELETE FROM tombstones");
+    // The install token's is never forgotten.
+    assert_eq!(hand.count("token_hashes"), 1);
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::error::Error;
 use std::path::Path;
+use std::time::Duration;
 
 use common::File;
 use diesel::connection::SimpleConnection;
@@ -15,7 +16,7 @@ use enlist_core::host::Host;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
     AgentTokenQuery, AppendOutcome, Commit, Contact, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
-    HostWrite, InstallTokenQuery, Key, Revision, Store, StoreError, StoreErrorKind, TelemetryQuery,
+    HostWrite, InstallTokenQuery, Key, Revision, Silence, Store, StoreError, StoreErrorKind, TelemetryQuery,
 };
 use enlist_core::telemetry::Report;
 use enlist_storage_sqlite::SqliteStore;
@@ -39,6 +40,10 @@ async fn with_host() -> (File, SqliteStore, Host) {
     (file, store, host)
 }
 
+fn silence(host: &Host) -> Silence {
+    Silence { host_id: host.id, at: at(1), window: Duration::from_secs(90), event_id: sample::event_id() }
+}
+
 /// One call of every method.
 async fn every_answer(store: &SqliteStore) -> Vec<Result<(), StoreError>> {
     let host = sample::host("nobody");
@@ -54,6 +59,9 @@ async fn every_answer(store: &SqliteStore) -> Vec<Result<(), StoreError>> {
         store.list_events(&EventQuery::new(Scope::All, 1)).await.map(drop),
         store.append(vec![sample::append(&host, sample::report(at(1)))]).await.map(drop),
         store.touch(vec![sample::contact(&host, at(1))]).await.map(drop),
+        store.mark_silent(vec![silence(&host)]).await.map(drop),
+        store.subscribe().await.map(drop),
+        store.prune(&common::prune_nothing()).await.map(drop),
         store
             .list_containers(&ContainerQuery { host_id: host.id, removed: true, after: None, limit: 1 })
             .await
@@ -112,6 +120,69 @@ async fn an_additive_migration_of_a_later_version_is_lived_beside() {
     store.migrate().await.unwrap();
     assert!(store.find_host(&HostLookup::Id(host.id)).await.unwrap().is_some());
     sample::commit(&store, sample::write(Revision::FIRST, &host)).await;
+}
+
+/// All there is of a host to be read.
+async fn all_of(store: &SqliteStore, host: &Host) -> String {
+    let containers = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 100 };
+    let all = (
+        store.load(&Key::Host(host.id)).await.unwrap(),
+        store.find_host(&HostLookup::Id(host.id)).await.unwrap(),
+        store.list_agent_tokens(&AgentTokenQuery { host_id: host.id, after: None, limit: 100 }).await.unwrap(),
+        store.list_events(&EventQuery::new(Scope::All, 100)).await.unwrap(),
+        store.list_containers(&containers).await.unwrap(),
+        store.list_telemetry(&everything(host)).await.unwrap(),
+    );
+    format!("{all:#?}")
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_upgraded_with_its_data() {
+    let (now, store, host) = with_host().await;
+    let mut write = sample::write(Revision::FIRST, &host);
+    write.agent_tokens = vec![sample::agent_token(&host)];
+    write.install_tokens = vec![sample::install_token(&host)];
+    store.commit(Commit::of(write, vec![sample::event(&host)])).await.unwrap();
+    // The second is older than the newest, and names a container that is known by its key alone.
+    let late = Report { containers: vec![sample::container("before")], ..sample::report(at(4)) };
+    store.append(vec![sample::append(&host, full_report(5)), sample::append(&host, late)]).await.unwrap();
+    let before = all_of(&store, &host).await;
+    store.close().await;
+
+    let first = File::unmigrated();
+    let mut hand = first.by_hand();
+    hand.run(include_str!("../migrations/2026-11-22-000000_first_light/up.sql"));
+    hand.run(
+        "CREATE TABLE __diesel_schema_migrations (version VARCHAR(50) PRIMARY KEY NOT NULL,
+                                                  run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
+         INSERT INTO __diesel_schema_migrations (version) VALUES ('20261122000000');",
+    );
+    hand.run(&format!("ATTACH '{}' AS source", now.path()));
+    for table in [
+        "hosts",
+        "host_tags",
+        "install_tokens",
+        "agent_tokens",
+        "events",
+        "host_presence",
+        "containers",
+        "host_metric_snapshots",
+        "container_metric_snapshots",
+    ] {
+        let columns = hand.column(&format!("SELECT name AS value FROM pragma_table_info('{table}', 'main')"));
+        let columns = columns.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        hand.run(&format!("INSERT INTO main.{table} ({columns}) SELECT {columns} FROM source.{table}"));
+    }
+    drop(hand);
+
+    let upgraded = first.open().await;
+    assert_every_answer_is(&upgraded, Some(StoreErrorKind::SchemaVersion)).await;
+    upgraded.migrate().await.unwrap();
+    assert_every_answer_is(&upgraded, None).await;
+    assert_eq!(all_of(&upgraded, &host).await, before);
+    let named_until = first.by_hand().column("SELECT named_until AS value FROM containers WHERE name IS NULL");
+    assert_eq!(named_until, [Some(at(5).unix_micros().to_string())]);
+    assert_eq!(first.by_hand().column("SELECT epoch AS value FROM schema_epoch"), [Some("1".to_owned())]);
 }
 
 #[tokio::test]

@@ -32,11 +32,18 @@
 
 pub mod commit;
 pub mod contact;
+pub mod deletion;
 pub mod event;
+pub mod model;
+pub mod prune;
 pub mod query;
 pub mod race;
 pub mod round_trip;
 pub mod sample;
+pub mod silence;
+pub mod subscription;
+pub mod telemetry;
+pub mod token;
 
 use std::future::Future;
 
@@ -53,11 +60,13 @@ pub trait Fixture: Sized + Send + Sync {
     /// A handle on its data. Each call opens it anew, as another process would, where the store can do that.
     fn handle(&self) -> impl Future<Output = Self::Store> + Send;
 
-    /// Runs a future to its end, on whatever runtime the store needs.
+    /// Runs a future to its end, on whatever runtime the store needs. Called for several futures over the life of a
+    /// fixture, which may each get a runtime of their own: handles are opened within the future that uses them.
     fn block_on<T>(future: impl Future<Output = T>) -> T;
 }
 
-/// Declares [`store_conformance!`](crate::store_conformance) from the one list of properties.
+/// Declares [`store_conformance!`](crate::store_conformance) and
+/// [`store_conformance_properties!`](crate::store_conformance_properties) from the one list of properties.
 macro_rules! properties {
     (($d:tt) $($module:ident { $($property:ident,)* })*) => {
         /// Expands into one named `#[test]` for each property that a store has to pass, by module.
@@ -79,6 +88,34 @@ macro_rules! properties {
                         )*
                     }
                 )*
+                mod model {
+                    #[allow(unused_imports)]
+                    use super::*;
+                    #[test]
+                    fn random_sequences_agree_with_the_state_machines() {
+                        $crate::conformance::model::random_sequences_agree_with_the_state_machines::<$d fixture>(
+                            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model.proptest-regressions"),
+                        );
+                    }
+                }
+            };
+        }
+
+        /// Expands into an array of every property: its module, its name, and a `fn()` that runs it on a fresh fixture.
+        /// For whoever asks which properties a store fails, as the broken twins of `MemoryStore` do.
+        #[macro_export]
+        macro_rules! store_conformance_properties {
+            ($d fixture:ty) => {
+                [$($((
+                    stringify!($module),
+                    stringify!($property),
+                    (|| {
+                        <$d fixture as $crate::conformance::Fixture>::block_on(async {
+                            let fixture = <$d fixture as $crate::conformance::Fixture>::fresh().await;
+                            $crate::conformance::$module::$property(&fixture).await;
+                        });
+                    }) as fn(),
+                ),)*)*]
             };
         }
     };
@@ -91,24 +128,31 @@ properties! {
         a_stale_write_conflicts_and_changes_nothing,
         a_stale_write_through_another_handle_conflicts,
         creating_a_host_that_exists_conflicts,
+        creating_a_tenant_bound_install_token_that_exists_conflicts,
         writing_a_host_that_does_not_exist_conflicts,
         a_commit_whose_last_write_fails_leaves_nothing,
         events_of_a_commit_that_failed_do_not_exist,
         a_name_is_unique_among_the_unarchived_hosts_of_a_tenant,
         archiving_a_host_frees_its_name,
+        a_change_frees_the_old_name_and_the_old_external_id,
         writes_of_one_commit_are_made_in_their_order,
         an_external_id_is_unique_in_its_tenant_archived_or_not,
+        a_conflict_is_reported_before_a_clash,
+        of_several_clashes_the_first_is_reported,
+        a_commit_writes_several_aggregates_or_none,
+        facts_of_an_enrolment_count_only_until_the_first_report,
+        a_dropped_commit_is_whole_or_absent,
+    }
+    token {
         a_hash_is_accepted_once_over_all_hosts_and_for_ever,
         an_install_tokens_hash_is_accepted_once,
-        a_conflict_is_reported_before_a_clash,
         two_active_tokens_of_a_lineage_are_refused,
         two_pending_tokens_of_a_lineage_are_refused,
         two_issued_install_tokens_of_a_host_are_refused,
         a_token_of_another_aggregate_is_refused,
+        a_token_stays_with_its_aggregate,
+        a_token_keeps_its_hash,
         a_token_takes_anothers_place_in_one_commit,
-        a_commit_writes_several_aggregates_or_none,
-        facts_of_an_enrolment_count_only_until_the_first_report,
-        a_dropped_commit_is_whole_or_absent,
     }
     round_trip {
         a_host_with_every_field_at_its_extremes,
@@ -130,6 +174,8 @@ properties! {
         a_token_is_authenticated_in_every_state,
         a_revocation_is_seen_by_the_next_authentication,
         an_archived_host_is_seen_by_the_next_authentication,
+        a_new_token_is_seen_by_the_next_authentication,
+        every_read_sees_what_another_handle_wrote,
         a_host_is_found_by_id_external_id_and_name,
         an_archived_host_is_not_found_by_name,
         pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added,
@@ -167,9 +213,48 @@ properties! {
         an_empty_call_is_answered,
         a_touch_makes_a_host_online_with_one_event,
         a_touch_passes_over_absent_and_archived_hosts,
-        telemetry_is_read_by_range_in_pages,
-        containers_are_read_in_pages,
         a_dropped_append_is_whole_or_absent,
+    }
+    telemetry {
+        telemetry_is_read_by_range_in_pages,
+        a_cursor_widens_no_range,
+        containers_are_read_in_pages,
+    }
+    deletion {
+        a_deleted_host_is_gone_with_its_tokens,
+        a_deletion_leaves_a_tombstone_of_every_agent_token,
+        the_hash_of_a_deleted_hosts_token_stays_seen,
+        the_hash_of_a_deleted_hosts_install_token_stays_seen,
+        a_deletion_frees_the_name_and_the_external_id,
+        a_stale_deletion_conflicts_and_changes_nothing,
+        a_deleted_host_is_written_no_more,
+        a_deleted_host_takes_no_report,
+        what_a_deleted_host_reported_is_not_read_out,
+    }
+    silence {
+        silence_beyond_the_window_is_one_event,
+        a_verdict_that_no_longer_holds_changes_nothing,
+        a_verdict_passes_over_who_cannot_fall_silent,
+        a_contact_brings_an_unreachable_host_back,
+        a_verdict_never_raises_the_revision,
+        hosts_are_found_by_when_they_were_heard,
+    }
+    subscription {
+        a_revocation_is_told,
+        every_way_to_be_cut_off_is_told,
+        a_dropped_wait_loses_no_change,
+        a_dropped_commit_that_was_made_is_told,
+    }
+    prune {
+        old_snapshots_go_and_younger_ones_stay,
+        a_host_outlives_its_reports,
+        containers_go_some_time_after_they_were_removed,
+        old_events_go_and_younger_ones_stay,
+        a_position_is_never_given_again,
+        old_tombstones_go_and_younger_ones_stay,
+        a_step_is_bounded_and_says_what_is_left,
+        a_step_is_bounded_for_containers_and_tombstones,
+        a_report_of_any_day_finds_room,
     }
     race {
         one_of_many_commits_at_one_revision_wins,

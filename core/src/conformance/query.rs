@@ -10,9 +10,10 @@ use crate::id::HostId;
 use crate::install_token::{InstallToken, InstallTokenState};
 use crate::policy::{Kinds, Scope};
 use crate::store::{
-    AgentTokenQuery, Aggregate, Expected, HostLookup, HostQuery, HostRecord, HostWrite, InstallTokenQuery, Key,
-    Presented, Revision, Store,
+    AgentTokenQuery, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery, HostRecord,
+    HostWrite, InstallTokenQuery, Key, Presented, Revision, Store, TelemetryQuery,
 };
+use crate::telemetry::Report;
 
 /// Each key finds the same aggregate, and shows the token that it named.
 pub async fn an_aggregate_is_loaded_by_every_key(fixture: &impl Fixture) {
@@ -97,7 +98,7 @@ pub async fn a_token_is_authenticated_in_every_state(fixture: &impl Fixture) {
         let host = Host { id: sample::host("x").id, name: unique_name(), ..host.clone() };
         let token = AgentToken { state, ..sample::agent_token(&host) };
         sample::create_with_tokens(&store, &host, vec![token.clone()]).await;
-        let found = store.authenticate(&token.hash).await.unwrap().expect("it is known");
+        let found = sample::credential(&store, &token.hash).await;
         assert_eq!((found.token, found.tenant_id), (token, host.tenant_id));
         assert_eq!((found.lifecycle, found.generation), (Lifecycle::Live, 7));
     }
@@ -114,25 +115,89 @@ pub async fn a_revocation_is_seen_by_the_next_authentication(fixture: &impl Fixt
     let token = AgentToken { state: AgentTokenState::Active { since: at(1) }, ..sample::agent_token(&host) };
     sample::create_with_tokens(&here, &host, vec![token.clone()]).await;
     for store in [&here, &there] {
-        assert!(store.authenticate(&token.hash).await.unwrap().expect("it is known").token.is_live());
+        assert!(sample::credential(store, &token.hash).await.token.is_live());
     }
     let revoked = token.revoke(RevokeReason::Administrator, at(5)).unwrap();
     let hash = revoked.hash;
     sample::commit(&here, HostWrite { agent_tokens: vec![revoked], ..sample::write(Revision::FIRST, &host) }).await;
     for store in [&here, &there] {
-        assert!(!store.authenticate(&hash).await.unwrap().expect("it is known").token.is_live());
+        assert!(!sample::credential(store, &hash).await.token.is_live());
     }
 }
 
-/// The host's lifecycle comes with the token.
+/// The host's lifecycle comes with the token, also when no token was written with it, and through every handle.
 pub async fn an_archived_host_is_seen_by_the_next_authentication(fixture: &impl Fixture) {
-    let store = fixture.handle().await;
+    let (here, there) = (fixture.handle().await, fixture.handle().await);
     let host = sample::host("a");
     let token = sample::agent_token(&host);
-    sample::create_with_tokens(&store, &host, vec![token.clone()]).await;
-    sample::commit(&store, sample::write(Revision::FIRST, &host.archive(at(5)))).await;
-    let found = store.authenticate(&token.hash).await.unwrap().expect("it is known");
-    assert_eq!((found.lifecycle, found.generation), (Lifecycle::Archived { at: at(5) }, 1));
+    sample::create_with_tokens(&here, &host, vec![token.clone()]).await;
+    for store in [&here, &there] {
+        let found = sample::credential(store, &token.hash).await;
+        assert_eq!((found.lifecycle, found.generation), (Lifecycle::Live, 0));
+    }
+    sample::commit(&here, sample::write(Revision::FIRST, &host.archive(at(5)))).await;
+    for store in [&here, &there] {
+        let found = sample::credential(store, &token.hash).await;
+        assert_eq!((found.lifecycle, found.generation), (Lifecycle::Archived { at: at(5) }, 1));
+    }
+}
+
+/// Whoever was told that it is unknown is not told so again.
+pub async fn a_new_token_is_seen_by_the_next_authentication(fixture: &impl Fixture) {
+    let (here, there) = (fixture.handle().await, fixture.handle().await);
+    let host = sample::host("a");
+    let token = sample::agent_token(&host);
+    for store in [&here, &there] {
+        assert_eq!(store.authenticate(&token.hash).await.unwrap(), None);
+    }
+    sample::create_with_tokens(&here, &host, vec![token.clone()]).await;
+    for store in [&here, &there] {
+        assert_eq!(sample::credential(store, &token.hash).await.token, token);
+    }
+}
+
+/// Whatever a handle has read before, and whichever wrote since.
+pub async fn every_read_sees_what_another_handle_wrote(fixture: &impl Fixture) {
+    let (here, there) = (fixture.handle().await, fixture.handle().await);
+    let host = sample::host("a");
+    let (agent_token, install_token) = (sample::agent_token(&host), sample::install_token(&host));
+    let lookup = HostLookup::Id(host.id);
+    let telemetry = TelemetryQuery { host_id: host.id, from: at(0), to: at(99), after: None, limit: 10 };
+    let containers = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
+    let agent_tokens = AgentTokenQuery { host_id: host.id, after: None, limit: 10 };
+    let install_tokens = InstallTokenQuery { host_id: host.id, after: None, limit: 10 };
+    // How many rows each read finds, and what it says of the host.
+    let read = || async {
+        let listed = there.list_hosts(&HostQuery::new(Scope::All, 10)).await.unwrap().items;
+        assert_eq!(listed, Vec::from_iter(there.find_host(&lookup).await.unwrap()));
+        let loaded = match there.load(&Key::Host(host.id)).await.unwrap() {
+            Some(Aggregate::Host(aggregate)) => aggregate.revision.get(),
+            _ => 0,
+        };
+        let counts = [
+            there.list_agent_tokens(&agent_tokens).await.unwrap().items.len(),
+            there.list_install_tokens(&install_tokens).await.unwrap().items.len(),
+            there.list_events(&EventQuery::new(Scope::All, 10)).await.unwrap().items.len(),
+            there.list_telemetry(&telemetry).await.unwrap().items.len(),
+            there.list_containers(&containers).await.unwrap().items.len(),
+        ];
+        let seen = listed.first().map(|record| (record.revision.get(), record.presence.newest_report_at));
+        (loaded, seen, counts)
+    };
+    assert_eq!(read().await, (0, None, [0; 5]));
+    let write = HostWrite::new(Expected::Absent, host.clone());
+    here.commit(Commit::of(write, vec![sample::event(&host)])).await.unwrap();
+    assert_eq!(read().await, (1, Some((1, None)), [0, 0, 1, 0, 0]));
+    let write = HostWrite {
+        agent_tokens: vec![agent_token],
+        install_tokens: vec![install_token],
+        ..sample::write(Revision::FIRST, &host)
+    };
+    here.commit(Commit::of(write, Vec::new())).await.unwrap();
+    assert_eq!(read().await, (2, Some((2, None)), [1, 1, 1, 0, 0]));
+    let report = Report { containers: vec![sample::container("c")], ..sample::report(at(3)) };
+    here.append(vec![sample::append(&host, report)]).await.unwrap();
+    assert_eq!(read().await, (2, Some((2, Some(at(3)))), [1, 1, 2, 1, 1]));
 }
 
 /// And only in the tenant that is asked for.

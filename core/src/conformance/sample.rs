@@ -11,7 +11,8 @@ use crate::id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageI
 use crate::install_token::{Binding, InstallToken, InstallTokenState};
 use crate::secret::TokenHash;
 use crate::store::{
-    Aggregate, Append, Commit, Contact, Expected, HostAggregate, HostWrite, Key, Page, Revision, Store,
+    Aggregate, Append, Commit, Contact, Credential, Expected, HostAggregate, HostWrite, Key, Known, Page, Revision,
+    Store, StoreErrorKind,
 };
 use crate::telemetry::{HostMetrics, HostReport, Report};
 use crate::{Entropy, SystemEntropy};
@@ -36,8 +37,9 @@ fn unique() -> u64 {
 /// An id whose order is the order in which it was made.
 fn rising() -> uuid::Uuid {
     let mut bytes = [0; 16];
-    SystemEntropy.fill(&mut bytes[8..]);
-    bytes[..8].copy_from_slice(&unique().to_be_bytes());
+    // Above the version, which stands in the seventh byte and would overwrite a part of the number.
+    bytes[..6].copy_from_slice(&unique().to_be_bytes()[2..]);
+    SystemEntropy.fill(&mut bytes[6..]);
     uuid::Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid()
 }
 
@@ -168,11 +170,24 @@ pub async fn commit(store: &impl Store, write: HostWrite) {
     store.commit(Commit::of(write, Vec::new())).await.expect("the commit is valid");
 }
 
+/// Why a commit that must be refused is refused.
+pub async fn refused(store: &impl Store, commit: Commit) -> StoreErrorKind {
+    store.commit(commit).await.expect_err("the commit must be refused").kind()
+}
+
 /// The aggregate of a host that exists.
 pub async fn load(store: &impl Store, id: HostId) -> HostAggregate {
     match store.load(&Key::Host(id)).await.expect("loading works") {
         Some(Aggregate::Host(aggregate)) => *aggregate,
         other => panic!("a host was expected, not {other:?}"),
+    }
+}
+
+/// The credential behind a hash that is known.
+pub async fn credential(store: &impl Store, hash: &TokenHash) -> Credential {
+    match store.authenticate(hash).await.expect("authenticating works") {
+        Some(Known::Credential(credential)) => *credential,
+        other => panic!("a credential was expected, not {other:?}"),
     }
 }
 
@@ -189,7 +204,8 @@ pub async fn create_with_tokens(store: &impl Store, host: &Host, tokens: Vec<Age
 /// Everything in pages of `limit`: `next` reads the page behind a row.
 pub async fn walk<T, F: Future<Output = Page<T>>>(mut next: impl FnMut(Option<&T>) -> F) -> Vec<T> {
     let mut all: Vec<T> = Vec::new();
-    loop {
+    // Bounded: a store whose cursor stands still fails instead of hanging.
+    for _ in 0..1_000 {
         let page = next(all.last()).await;
         assert!(!page.items.is_empty() || !page.more, "a page that promises more holds something");
         let more = page.more;
@@ -198,4 +214,5 @@ pub async fn walk<T, F: Future<Output = Page<T>>>(mut next: impl FnMut(Option<&T
             return all;
         }
     }
+    panic!("a walk over a few rows does not end");
 }

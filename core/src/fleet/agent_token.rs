@@ -13,7 +13,9 @@ use crate::host::{Host, Lifecycle};
 use crate::id::{AgentTokenId, EventId, HostId, LineageId, TenantId};
 use crate::policy::{Action, Resource};
 use crate::secret::{PlainToken, TokenHash};
-use crate::store::{Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Presented, StoreErrorKind};
+use crate::store::{
+    Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Known, Presented, StoreErrorKind, Tombstone,
+};
 use crate::wire::{AgentSelf, IssueAgentToken, IssuedAgentToken};
 
 /// A host that has proved its credential. Only [`Fleet::authenticate`] makes one.
@@ -85,7 +87,13 @@ impl Inner {
             return Ok(identity);
         }
         let epoch = self.cache.epoch();
-        let credential = self.store.authenticate(hash).await?.ok_or(AuthenticateError::Unknown)?;
+        let credential = match self.store.authenticate(hash).await? {
+            None => return Err(AuthenticateError::Unknown),
+            Some(Known::Tombstone(Tombstone { token_id, host_id, .. })) => {
+                return Err(AuthenticateError::HostDeleted { token_id, host_id });
+            }
+            Some(Known::Credential(credential)) => *credential,
+        };
         let archived = matches!(credential.lifecycle, Lifecycle::Archived { .. });
         match credential.token.judge(archived, Request::Serve, Siblings::default(), now) {
             Verdict::Serve => {

@@ -3,7 +3,11 @@
 //! The danger is *read → revoke → fill*: the revocation finds nothing to drop, and the fill then resurrects the token.
 //! So every fill is fenced by an epoch taken before the read; an invalidation raises it, and both happen under one
 //! lock. Look-ups take no part in that lock.
+//!
+//! What other processes cut off comes through a subscription. How far it is trusted depends on when it last proved that
+//! it works: without one, entries live for a second; when one has been silent for two, the cache is passed by.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +17,21 @@ use crate::clock::Timestamp;
 use crate::fleet::agent_token::AgentIdentity;
 use crate::secret::TokenHash;
 
+/// How long an entry lives when nobody tells what others cut off.
+const BLIND_TTL: Duration = Duration::from_secs(1);
+/// For how long a subscription may be silent before nothing in the cache is believed.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Active tokens that were looked up lately.
 pub(super) struct CredentialCache {
     entries: Cache<TokenHash, Entry>,
     ttl: Duration,
     epoch: Mutex<Epoch>,
+    /// Monotonic microseconds: every change committed before then has been applied. `BLIND` without a subscription.
+    heard_at: AtomicU64,
 }
+
+const BLIND: u64 = u64::MAX;
 
 /// Raised by every invalidation. Taken before a read of the store, it proves that none came between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +46,30 @@ struct Entry {
 
 impl CredentialCache {
     pub(super) fn new(capacity: usize, ttl: Duration) -> Self {
-        Self { entries: Cache::new(capacity), ttl, epoch: Mutex::new(Epoch(0)) }
+        let heard_at = AtomicU64::new(BLIND);
+        Self { entries: Cache::new(capacity), ttl, epoch: Mutex::new(Epoch(0)), heard_at }
+    }
+
+    /// Notes that every change committed before `at`, by the monotonic clock, has been applied.
+    pub(super) fn heard(&self, at: Duration) {
+        let micros = u64::try_from(at.as_micros()).unwrap_or(BLIND).min(BLIND - 1);
+        self.heard_at.store(micros, Ordering::Release);
+    }
+
+    /// For how long an entry is believed just now.
+    fn trusted_for(&self, monotonic: Duration) -> Option<Duration> {
+        match self.heard_at.load(Ordering::Acquire) {
+            BLIND => Some(self.ttl.min(BLIND_TTL)),
+            at if monotonic.saturating_sub(Duration::from_micros(at)) > SILENCE => None,
+            _ => Some(self.ttl),
+        }
     }
 
     /// The identity behind `hash`, if it was filled within the time to live and has not expired.
     pub(super) fn find(&self, hash: &TokenHash, now: Timestamp, monotonic: Duration) -> Option<AgentIdentity> {
+        let ttl = self.trusted_for(monotonic)?;
         let entry = self.entries.get(hash)?;
-        let fresh = monotonic.saturating_sub(entry.filled_at) < self.ttl;
+        let fresh = monotonic.saturating_sub(entry.filled_at) < ttl;
         let valid = entry.identity.expires_at().is_none_or(|at| now < at);
         (fresh && valid).then_some(entry.identity)
     }

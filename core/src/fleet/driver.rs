@@ -9,6 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::{self, Either};
 
 use crate::fleet::queue::{Job, Receiver};
+use crate::fleet::retention::prune_store;
+use crate::fleet::watch::watch_changes;
 use crate::fleet::{Fleet, Inner};
 use crate::id::EventId;
 use crate::store::{Contact, StoreError, StoreErrorKind};
@@ -31,10 +33,12 @@ impl Timer for TokioTimer {
     }
 }
 
-/// What a fleet does by itself: it commits reports in groups, and writes contacts.
+/// What a fleet does by itself: it commits reports in groups, writes contacts, forgets what others cut off, and deletes
+/// what is too old.
 ///
 /// Whoever builds a fleet spawns [`Drivers::run`]. Until it is first polled, and after it has ended or was dropped,
-/// reports and heartbeats are refused at once with `Unavailable`; they never hang, and nothing else needs it.
+/// reports and heartbeats are refused at once with `Unavailable`; they never hang. Nothing else needs it, save that
+/// without it credentials are remembered for a second only.
 #[must_use = "without its drivers a fleet takes no reports: spawn `drivers.run(…)`"]
 pub struct Drivers {
     fleet: Arc<Inner>,
@@ -53,8 +57,13 @@ impl Drivers {
         let Self { fleet, receiver } = self;
         receiver.open();
         let shutdown = shutdown.boxed().shared();
-        future::join(commit_reports(&fleet, receiver, shutdown.clone()), write_contacts(&fleet, &timer, shutdown))
-            .await;
+        future::join4(
+            commit_reports(&fleet, receiver, shutdown.clone()),
+            write_contacts(&fleet, &timer, shutdown.clone()),
+            watch_changes(&fleet, &timer, shutdown.clone()),
+            prune_store(&fleet, &timer, shutdown),
+        )
+        .await;
         // Heartbeats were taken until the last batch was committed.
         flush_contacts(&fleet).await;
     }

@@ -98,6 +98,14 @@ pub enum AuthenticateError {
     /// It is known, and refused.
     #[error("the agent token is refused")]
     Refused(AgentTokenId, Refusal),
+    /// Its host was deleted.
+    #[error("the host of this agent token was deleted")]
+    HostDeleted {
+        /// The token.
+        token_id: AgentTokenId,
+        /// What was its host.
+        host_id: HostId,
+    },
     /// The store failed: says nothing about the credential.
     #[error(transparent)]
     Store(StoreError),
@@ -225,6 +233,11 @@ impl From<AuthenticateError> for Problem {
                 Self::new(Code::InvalidToken, detail).with_action(AgentAction::ReEnrol)
             }
             AuthenticateError::Refused(token_id, refusal) => refused(token_id, refusal),
+            AuthenticateError::HostDeleted { token_id, host_id } => Self {
+                token_id: Some(token_id),
+                host_id: Some(host_id),
+                ..Self::new(Code::HostDeleted, detail).with_action(AgentAction::Stop)
+            },
             AuthenticateError::Store(error) => error.into(),
         }
     }

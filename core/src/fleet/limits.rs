@@ -40,11 +40,23 @@ pub struct Limits {
     pub cached_credentials: usize,
     /// How long one is remembered; never more than 30 s. Default 30 s.
     pub credential_cache_ttl: Duration,
+    /// How long reports are kept, by when they were measured. Default 30 days.
+    pub telemetry_retention: Duration,
+    /// How long events are kept. Default 365 days.
+    pub event_retention: Duration,
+    /// How long containers that are gone are shown. Default 7 days.
+    pub removed_container_retention: Duration,
+    /// How long the credentials of a deleted host are answered with that. Default 365 days.
+    pub tombstone_retention: Duration,
+    /// How often what is too old is deleted. Default 1 h.
+    pub prune_interval: Duration,
     /// How often contacts without a report are written; never more than 5 s. Default 1 s.
     pub contact_interval: Duration,
     /// How many refused exchanges a minute an address may have (IPv6: a /64); `None` for no limit. Default 30.
     pub refused_exchanges_per_minute: Option<NonZeroU32>,
 }
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -59,6 +71,11 @@ impl Default for Limits {
             batch_bytes: 4 << 20,
             cached_credentials: 100_000,
             credential_cache_ttl: Duration::from_secs(30),
+            telemetry_retention: 30 * DAY,
+            event_retention: 365 * DAY,
+            removed_container_retention: 7 * DAY,
+            tombstone_retention: 365 * DAY,
+            prune_interval: Duration::from_secs(60 * 60),
             contact_interval: Duration::from_secs(1),
             refused_exchanges_per_minute: NonZeroU32::new(30),
         }
@@ -75,6 +92,9 @@ impl Limits {
             (self.body_bytes >= 1024, "a body may have at least 1 KiB"),
             (self.queue_reports > 0 && self.batch_reports > 0, "the queue and a batch hold at least one report"),
             (self.queue_bytes >= self.body_bytes, "the queue holds at least one body"),
+            // A report that is pruned while it can still be sent again would be stored again.
+            (self.telemetry_retention >= DAY, "reports are kept for at least a day"),
+            (!self.prune_interval.is_zero(), "the prune interval is not zero"),
             (self.batch_bytes > 0, "a batch holds at least one byte"),
             (self.cached_credentials > 0, "at least one credential is remembered"),
             (self.credential_cache_ttl <= Duration::from_secs(30), "a credential is remembered for at most 30 s"),

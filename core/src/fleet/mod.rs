@@ -21,7 +21,9 @@ mod install_token;
 mod limits;
 mod prefixes;
 mod queue;
+mod retention;
 mod telemetry;
+mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -108,9 +108,17 @@ impl Agent<'_> {
             AppendOutcome::Duplicate => ReportStatus::Duplicate,
             AppendOutcome::Conflict => ReportStatus::Conflict,
             AppendOutcome::HostArchived => return Err(ReportError::HostArchived),
-            // Nothing deletes a host yet. To say so would make the agent erase its credential for a row that was lost.
-            AppendOutcome::HostAbsent => return Err(ReportError::Store(StoreErrorKind::Unavailable.into())),
-            AppendOutcome::Failed(error) => return Err(ReportError::Store(error)),
+            // Deleted a moment ago, most likely: but only a tombstone may tell an agent so, since it then erases its
+            // credential. The next request meets it, if it is there.
+            AppendOutcome::HostAbsent => {
+                self.fleet.cache.clear();
+                return Err(ReportError::Store(StoreErrorKind::Unavailable.into()));
+            }
+            AppendOutcome::Failed(error) => {
+                // What a report says never changes presence: the host has proved its credential all the same.
+                self.contact();
+                return Err(ReportError::Store(error));
+            }
         };
         Ok(TelemetryReply {
             status,

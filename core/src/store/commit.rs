@@ -1,8 +1,10 @@
 //! The transaction as data.
 
 use crate::agent_token::AgentToken;
+use crate::clock::Timestamp;
 use crate::event::NewEvent;
 use crate::host::Host;
+use crate::id::HostId;
 use crate::install_token::InstallToken;
 use crate::store::record::Revision;
 use crate::telemetry::HostFacts;
@@ -34,6 +36,16 @@ pub enum Write {
         expected: Expected,
         /// The whole of it.
         token: InstallToken,
+    },
+    /// The end of a host: its row and those of its tokens go, its name and its external id are free again, and every
+    /// agent token's hash leaves a [`Tombstone`](super::Tombstone).
+    HostDeletion {
+        /// The guard: what is absent cannot be deleted.
+        expected: Revision,
+        /// Which.
+        host_id: HostId,
+        /// When, for the tombstones.
+        at: Timestamp,
     },
 }
 

@@ -8,17 +8,16 @@
 //!
 //! - **Identity** (hosts, install tokens, agent tokens, events): small, guarded by a [`Revision`] an aggregate,
 //!   written by [`Store::commit`] alone.
-//! - **Contact** (presence, facts, containers, snapshots): large, written by [`Store::append`] and [`Store::touch`],
-//!   conditionally and never under the revision, so that a report never fails because an administrator was quicker.
-//!
-//! The contract is not complete yet: silence (`mark_silent`), changes made by other processes (`subscribe`), retention
-//! (`prune`) and the deletion of hosts will each add to it, and a store of one's own will have to follow.
+//! - **Contact** (presence, facts, containers, snapshots): large, written by [`Store::append`], [`Store::touch`] and
+//!   [`Store::mark_silent`], conditionally and never under the revision, so that a report never fails because an
+//!   administrator was quicker.
 
 mod commit;
 mod error;
 mod memory;
 mod query;
 mod record;
+mod subscription;
 
 use async_trait::async_trait;
 
@@ -30,8 +29,10 @@ pub use query::{
 };
 pub use record::{
     Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate, HostPresence,
-    HostRecord, Key, Presented, Revision, TenantInstallToken, came_online,
+    HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, TenantInstallToken, Tombstone, came_online,
+    went_silent,
 };
+pub use subscription::{Change, Subscription};
 
 use crate::agent_token::AgentToken;
 use crate::event::Event;
@@ -52,13 +53,18 @@ use crate::telemetry::HostSnapshot;
 /// - **Consistency**: a read that begins after a write has returned `Ok` sees it, through every handle on the data.
 /// - **Failure**: what the engine cannot answer is [`StoreErrorKind::Unavailable`], never an empty result: a host must
 ///   not be told that its credential is unknown because a disk was busy.
-/// - **Secrecy**: a store only ever sees hashes, and puts no data into its errors.
+/// - **Secrecy**: a store only ever sees hashes, and puts no data into its errors. What a decoder says of a row that it
+///   cannot read may quote it: such words are not a source.
+/// - **Damage**: what cannot be understood is [`StoreErrorKind::Corrupt`]; a reading method fails as a whole then.
+///
+/// Opening, migrating and closing are each store's own affair, and stand outside this trait.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Loads the aggregate that `key` names, as of one moment; `None` when there is none.
     ///
-    /// To ensure correctness, a host's aggregate holds its Issued install token, *every* Pending and Active agent
-    /// token, and besides them what the key itself named, whatever state that is in. Expiry is not considered.
+    /// To ensure correctness, a host's aggregate holds its Issued install token (commits let it have one at most), *every*
+    /// Pending and Active agent token, and besides them what the key itself named, whatever state that is in. Expiry is
+    /// not considered.
     async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError>;
 
     /// Applies all of `commit`, or nothing.
@@ -67,23 +73,31 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// - Every guard is checked inside the transaction that writes. A write with [`Expected::Revision`] on an
     ///   aggregate that is absent or at another revision, and one with [`Expected::Absent`] on an id that exists, fails
-    ///   with `Conflict`; so do all the others with it. A conflict is reported before any clash below.
+    ///   with `Conflict`; so do all the others with it. A conflict is reported before any clash below. A host's install
+    ///   token exists, but is at no revision of its own.
     /// - The writes are made in their order; a second one of the same aggregate is a `Conflict`.
     /// - An aggregate's revision is 1 when it is made and rises by exactly one with each write.
     /// - A name that another unarchived host of the tenant has is `NameTaken`; an external id that another host of the
     ///   tenant has is `ExternalIdTaken`; the hash of an agent token that any agent token ever had, or of an install
     ///   token that any install token ever had, is `HashSeen`. Whether the two kinds share a register is the store's choice.
     /// - A second Active or a second Pending token of a lineage, and a second Issued install token of a host, are
-    ///   refused by the schema itself (`Invalid`), and so are a token of another host in a host's write, and a host's
-    ///   install token in a tenant's: core never asks for any of these.
+    ///   refused by the schema itself (`Invalid`), and so are a token of another host in a host's write, a host's install
+    ///   token in a tenant's, a token id that another aggregate has, and a token that is overwritten with another hash:
+    ///   core never asks for any of these.
+    /// - The hash of an agent token of a deleted host stays seen for as long as its [`Tombstone`] is kept, and may be
+    ///   forgotten with it; that of an install token stays seen for as long at least.
+    /// - A deletion leaves nothing of the host to be read but its events, those of its commit included. What it reported
+    ///   is not read out any more from then on, and is removed then or by [`Store::prune`]. Core
+    ///   never gives the id of a deleted host again.
     /// - The events get positions in the order in which they stand, behind every event committed before; a reader of
     ///   the events never sees a position and later one below it.
     ///
     /// Returns the events with their positions.
     async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError>;
 
-    /// Looks up the agent token with this hash, in whatever state, with what is needed to judge it. Never writes.
-    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError>;
+    /// Looks up the agent token with this hash, in whatever state, with what is needed to judge it, or its tombstone.
+    /// Never writes.
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Known>, StoreError>;
 
     /// Finds one host; archived ones by id or external id only.
     async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError>;
@@ -117,7 +131,14 @@ pub trait Store: Send + Sync + 'static {
     ///   event ([`came_online`]) in the same transaction.
     /// - A host that is archived, or not there, is refused by a check inside the transaction; nothing is written for it.
     /// - A failure that one report causes is that report's alone: the others are stored, and it gets
-    ///   [`AppendOutcome::Failed`].
+    ///   [`AppendOutcome::Failed`], with nothing of it stored; whether its contact is noted is the store's choice, since
+    ///   core notes it besides. An engine without nested transactions therefore reads all that a report needs before it
+    ///   writes any of it.
+    /// - A container row that is written raises `containers_version`; once a report is enough.
+    /// - Each token's last use is noted as in [`Store::touch`].
+    ///
+    /// [`HostSnapshot::repeats`] compares numbers to the bit: a store that keeps them as text has to read them back so
+    /// (serde_json: feature `float_roundtrip`).
     ///
     /// [`HostFacts::merge`]: crate::telemetry::HostFacts::merge
     /// [`Container::describes_same`]: crate::container::Container::describes_same
@@ -125,15 +146,43 @@ pub trait Store: Send + Sync + 'static {
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError>;
 
     /// Notes contacts that brought no report: presence as in [`Store::append`], and each token's last use, which never
-    /// goes back. Archived and absent hosts are passed over. Returns the events of hosts that came online.
+    /// goes back, may be as coarse as a minute, and is passed over for a token that is not the host's. Archived and absent
+    /// hosts are passed over. Returns the events of hosts that came online, in any order between hosts.
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError>;
+
+    /// Makes verdicts of silence where they still hold: [`Presence::silence`] decides, inside the transaction, on what is
+    /// stored then, so that a contact made meanwhile always wins. Archived and absent hosts are passed over. Returns the
+    /// events ([`went_silent`]) of those that became unreachable, written in the same transaction.
+    ///
+    /// [`Presence::silence`]: crate::host::Presence::silence
+    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError>;
+
+    /// Begins to tell which agent tokens others cut off, so that caches can forget them.
+    ///
+    /// To ensure correctness, every agent token that a commit leaves neither Pending nor Active, or deletes with its
+    /// host, is told of, through whichever handle, of whichever process, the commit came, if it was made after this
+    /// returned. It is told once the commit can be read, so that whoever asks the store again finds it, and whatever
+    /// became of the caller: a commit whose future was dropped, or whose answer was lost, is told as well. `None` when the
+    /// store has no way to know: what is cached then lives for a second only.
+    async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError>;
+
+    /// Deletes what is old, a bounded number of rows in each call, and what deleted hosts left behind, whatever its age.
+    ///
+    /// To ensure correctness, what is as old as asked or younger stays, and so do a host's facts, its presence, the
+    /// time of its newest report and containers that are there. Once a call has answered that there is not `more`,
+    /// everything has gone that was to go; snapshots may stay for up to a day longer, so that they can go by the day, and
+    /// are not `more` meanwhile. Removing container rows raises their host's `containers_version`.
+    /// A position once given is never given again, whatever was pruned.
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError>;
 
     /// Containers of a host, in the order of their `container_id`, as UTF-8 bytes.
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError>;
 
-    /// Stored reports of a host, in the order of `recorded_at`.
+    /// Stored reports of a host, in the order of `recorded_at`. `after` narrows the range and never widens it; one that
+    /// ends where it begins, or before, is empty.
     async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError>;
 
-    /// Whether the store can read and write now: the answer of `/readyz`.
+    /// Whether the store can read and write now: the answer of `/readyz`. To ensure correctness, it writes: what only shows
+    /// with a write (a full disk, a replica that may not) has to show here.
     async fn check(&self) -> Result<(), StoreError>;
 }

@@ -1,5 +1,7 @@
 //! What stores give and take besides the entities themselves.
 
+use std::time::Duration;
+
 use crate::agent_token::AgentToken;
 use crate::clock::Timestamp;
 use crate::container::Container;
@@ -95,6 +97,26 @@ pub struct TenantInstallToken {
     pub token: InstallToken,
 }
 
+/// What a hash that was presented turns out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Known {
+    /// An agent token, in whatever state.
+    Credential(Box<Credential>),
+    /// An agent token of a host that was deleted.
+    Tombstone(Tombstone),
+}
+
+/// What is left of an agent token when its host is deleted, so that the agent can be told, and the hash stays refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The public identity of the token.
+    pub token_id: AgentTokenId,
+    /// The host that was deleted.
+    pub host_id: HostId,
+    /// When.
+    pub deleted_at: Timestamp,
+}
+
 /// An agent token with what is needed to judge it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Credential {
@@ -149,6 +171,45 @@ pub struct Contact {
     pub at: Timestamp,
     /// The identity of the event, should this contact bring the host online.
     pub event_id: EventId,
+}
+
+/// A verdict of silence on a host, to be made only if it still holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Silence {
+    /// Which host.
+    pub host_id: HostId,
+    /// When it was judged.
+    pub at: Timestamp,
+    /// After how much silence it counts as unreachable.
+    pub window: Duration,
+    /// The identity of the event, should the verdict hold.
+    pub event_id: EventId,
+}
+
+/// What is old enough to go. [`Timestamp::MIN`] keeps everything of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prune {
+    /// The time of the call: stores that keep snapshots by day make room for the days to come.
+    pub now: Timestamp,
+    /// Snapshots by their `recorded_at`.
+    pub snapshots_before: Timestamp,
+    /// Events by their time.
+    pub events_before: Timestamp,
+    /// Containers that are gone, by `removed_at`.
+    pub containers_removed_before: Timestamp,
+    /// Tombstones by `deleted_at`.
+    pub tombstones_before: Timestamp,
+    /// At most so many rows of each kind in this call; at least 1.
+    pub limit: usize,
+}
+
+/// What a [`Prune`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many rows went, as far as the store can say: what is dropped by the day is not counted by the row.
+    pub rows: u64,
+    /// Whether the limit left something over: then call again.
+    pub more: bool,
 }
 
 /// A report to store, and the contact that it proves.
@@ -221,5 +282,25 @@ pub fn came_online(
         host_kind: Some(kind),
         actor: None,
         body: EventBody::HostOnline { was },
+    })
+}
+
+/// The event that belongs to a verdict of silence, if it changed `before` into `after`; see [`came_online`].
+pub fn went_silent(
+    silence: &Silence,
+    tenant_id: &TenantId,
+    kind: HostKind,
+    before: Presence,
+    after: Presence,
+) -> Option<NewEvent> {
+    let (Presence::Online { last_seen_at }, Presence::Unreachable { .. }) = (before, after) else { return None };
+    Some(NewEvent {
+        id: silence.event_id,
+        at: silence.at,
+        tenant_id: tenant_id.clone(),
+        host_id: Some(silence.host_id),
+        host_kind: Some(kind),
+        actor: None,
+        body: EventBody::HostUnreachable { last_seen_at },
     })
 }

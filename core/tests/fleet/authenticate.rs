@@ -6,7 +6,8 @@ use enlist_core::agent_token::{Refusal, RevokeReason};
 use enlist_core::conformance::sample;
 use enlist_core::event::EventBody;
 use enlist_core::fleet::{AuthenticateError, bearer};
-use enlist_core::wire::{IssueAgentToken, Problem};
+use enlist_core::store::{Commit, Store, Write};
+use enlist_core::wire::{AgentAction, IssueAgentToken, Problem};
 use enlist_core::{MemoryStore, PlainToken};
 
 use crate::watched::Watched;
@@ -141,26 +142,6 @@ async fn expiry_is_checked_at_each_hit_of_the_cache() {
 }
 
 #[tokio::test]
-async fn an_active_token_is_read_once_in_thirty_seconds() {
-    let store = Watched::default();
-    let world = World::with(store.clone(), |builder| builder);
-    let (_, token) = world.enrolled("a").await;
-    // The first use promotes, the second fills.
-    for _ in 0..2 {
-        world.fleet.authenticate(token.expose()).await.unwrap();
-    }
-    let filled = store.reads();
-    world.clock.advance(Duration::from_secs(30) - Duration::from_millis(1));
-    for _ in 0..10 {
-        world.fleet.authenticate(token.expose()).await.unwrap();
-    }
-    assert_eq!(store.reads(), filled);
-    world.clock.advance(Duration::from_millis(1));
-    world.fleet.authenticate(token.expose()).await.unwrap();
-    assert_eq!(store.reads(), filled + 1);
-}
-
-#[tokio::test]
 async fn refusals_are_not_remembered() {
     let store = Watched::default();
     let world = World::with(store.clone(), |builder| builder);
@@ -234,4 +215,26 @@ async fn an_issued_token_is_a_lineage_of_its_own() {
     for token in [&token, &third] {
         world.fleet.authenticate(token.expose()).await.unwrap();
     }
+}
+
+/// Only the tombstone says so, since the agent then erases its credential: a report under a remembered credential is
+/// asked to come again, and the next request meets the tombstone.
+#[tokio::test]
+async fn a_deleted_hosts_agent_is_told_that_its_host_was_deleted() {
+    let store = MemoryStore::new();
+    let world = World::with(store.clone(), |builder| builder).running().await;
+    let (host_id, token) = world.enrolled("a").await;
+    let identity = world.fleet.authenticate(token.expose()).await.unwrap();
+    let revision = sample::load(&store, host_id).await.revision;
+    let deletion = Write::HostDeletion { expected: revision, host_id, at: sample::at(9) };
+    store.commit(Commit::of(deletion, Vec::new())).await.unwrap();
+
+    let report = format!(r#"{{"recorded_at": "{}", "host": {{"metrics": {{}}}}}}"#, world.fleet.now());
+    let refused = world.fleet.agent(&identity).report_json(report.as_bytes()).await.unwrap_err();
+    assert_eq!(Problem::from(refused).status, 503);
+
+    let problem = Problem::from(world.fleet.authenticate(token.expose()).await.unwrap_err());
+    assert_eq!((problem.status, problem.code.as_str()), (410, "host_deleted"));
+    assert_eq!((problem.host_id, problem.token_id), (Some(host_id), Some(identity.token_id())));
+    assert_eq!(problem.action, Some(AgentAction::Stop));
 }

@@ -2,7 +2,9 @@
 
 mod admin;
 mod authenticate;
+mod cache;
 mod exchange;
 mod ingest;
+mod retention;
 mod watched;
 mod world;

@@ -1,5 +1,6 @@
 //! A store that can be watched at its work.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -9,9 +10,9 @@ use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Page, StoreError, StoreErrorKind,
-    TelemetryQuery,
+    AgentTokenQuery, Aggregate, Append, Appended, Change, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
+    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, StoreError,
+    StoreErrorKind, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{MemoryStore, Store, TokenHash};
@@ -27,11 +28,57 @@ pub(crate) struct Watched {
     pub(crate) gate: Arc<Mutex<()>>,
     pub(crate) has_read: Arc<Notify>,
     pub(crate) failing: Arc<AtomicBool>,
+    /// It cannot tell of changes.
+    pub(crate) mute: Arc<AtomicBool>,
+    /// Its subscriptions fail.
+    pub(crate) deaf: Arc<AtomicBool>,
+    /// Its subscriptions neither answer nor fail.
+    pub(crate) hanging: Arc<AtomicBool>,
+    /// Its subscriptions tell of nothing before they are asked.
+    pub(crate) lazy: Arc<AtomicBool>,
+    told: Arc<std::sync::Mutex<VecDeque<Change>>>,
+    telling: Arc<Notify>,
+}
+
+/// A subscription that does as the store says.
+struct Ear {
+    store: Watched,
+    inner: Box<dyn Subscription>,
+    synced: bool,
+}
+
+#[async_trait]
+impl Subscription for Ear {
+    async fn next(&mut self) -> Change {
+        loop {
+            if !self.store.lazy.load(SeqCst) || self.synced {
+                if let Some(change) = self.store.told.lock().unwrap().pop_front() {
+                    return change;
+                }
+                self.synced = false;
+            }
+            tokio::select! {
+                change = self.inner.next() => return change,
+                () = self.store.telling.notified() => {}
+            }
+        }
+    }
+
+    async fn sync(&mut self) -> Result<(), StoreError> {
+        if self.store.hanging.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if self.store.deaf.load(SeqCst) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        self.synced = true;
+        self.inner.sync().await
+    }
 }
 
 #[async_trait]
 impl Store for Watched {
-    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError> {
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Known>, StoreError> {
         self.reads.fetch_add(1, SeqCst);
         if self.failing.load(SeqCst) {
             return Err(StoreErrorKind::Unavailable.into());
@@ -68,6 +115,22 @@ impl Store for Watched {
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         self.inner.touch(contacts).await
     }
+    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
+        self.inner.mark_silent(silences).await
+    }
+    async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
+        if self.mute.load(SeqCst) {
+            return Ok(None);
+        }
+        if self.deaf.load(SeqCst) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        let inner = self.inner.subscribe().await?.expect("memory can tell");
+        Ok(Some(Box::new(Ear { store: self.clone(), inner, synced: false })))
+    }
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.inner.prune(prune).await
+    }
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
         self.inner.list_containers(query).await
     }
@@ -84,6 +147,12 @@ impl Watched {
     /// How often a credential was read.
     pub(crate) fn reads(&self) -> usize {
         self.reads.load(SeqCst)
+    }
+
+    /// Tells every subscription, as if somebody else had changed something.
+    pub(crate) fn tell(&self, change: Change) {
+        self.told.lock().unwrap().push_back(change);
+        self.telling.notify_waiters();
     }
 
     /// How often it was asked whether it works.

@@ -3,7 +3,21 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types};
+use enlist_core::Timestamp;
+use enlist_core::store::Prune;
 use enlist_storage_sqlite::SqliteStore;
+
+/// Everything is young enough to stay; what deleted hosts left goes all the same.
+pub(crate) fn prune_nothing() -> Prune {
+    Prune {
+        now: Timestamp::MIN,
+        snapshots_before: Timestamp::MIN,
+        events_before: Timestamp::MIN,
+        containers_removed_before: Timestamp::MIN,
+        tombstones_before: Timestamp::MIN,
+        limit: 1_000,
+    }
+}
 
 /// A migrated file that goes with the test.
 pub(crate) struct File {
@@ -59,6 +73,11 @@ impl Hand {
             Ok(()) => panic!("this was accepted: {sql}"),
             Err(error) => error.to_string(),
         }
+    }
+
+    pub(crate) fn count(&mut self, table: &str) -> usize {
+        let count = self.column(&format!("SELECT count(*) AS value FROM {table}"));
+        count.into_iter().flatten().next().and_then(|count| count.parse().ok()).expect("a count is a number")
     }
 
     /// The first column of each row, as text.

@@ -4,23 +4,25 @@ use super::{HostEntry, State};
 use crate::clock::Timestamp;
 use crate::container::Container;
 use crate::event::{Event, NewEvent};
-use crate::store::{Append, AppendOutcome, Appended, Contact, ContainerRecord, came_online};
+use crate::store::{Append, AppendOutcome, Appended, Contact, ContainerRecord, Silence, came_online, went_silent};
 use crate::telemetry::{HostSnapshot, Report};
 
 impl State {
     pub(super) fn append(&mut self, reports: Vec<Append>) -> Appended {
         let mut events = Vec::new();
-        let outcomes = reports
-            .into_iter()
-            .map(|Append { contact, report }| match self.hosts.get_mut(&contact.host_id) {
+        let mut outcomes = Vec::with_capacity(reports.len());
+        for Append { contact, report } in reports {
+            outcomes.push(match self.hosts.get_mut(&contact.host_id) {
                 None => AppendOutcome::HostAbsent,
                 Some(entry) if entry.host.is_archived() => AppendOutcome::HostArchived,
                 Some(entry) => {
                     events.extend(entry.contact(&contact));
-                    entry.append(report, contact.at)
+                    let outcome = entry.append(report, contact.at);
+                    self.note_use(&contact);
+                    outcome
                 }
-            })
-            .collect();
+            });
+        }
         Appended { outcomes, events: self.append_events(events) }
     }
 
@@ -32,10 +34,29 @@ impl State {
                 continue;
             }
             events.extend(entry.contact(&contact));
-            let token = self.agent_tokens.get_mut(&contact.token_id);
-            if let Some(token) = token.filter(|entry| entry.token.host_id == contact.host_id) {
-                token.last_used_at = token.last_used_at.max(Some(contact.at));
+            self.note_use(&contact);
+        }
+        self.append_events(events)
+    }
+
+    fn note_use(&mut self, contact: &Contact) {
+        let token = self.agent_tokens.get_mut(&contact.token_id);
+        if let Some(token) = token.filter(|entry| entry.token.host_id == contact.host_id) {
+            token.last_used_at = token.last_used_at.max(Some(contact.at));
+        }
+    }
+
+    pub(super) fn mark_silent(&mut self, silences: Vec<Silence>) -> Vec<Event> {
+        let mut events = Vec::new();
+        for silence in silences {
+            let Some(entry) = self.hosts.get_mut(&silence.host_id) else { continue };
+            if entry.host.is_archived() {
+                continue;
             }
+            let before = entry.presence.presence;
+            let after = before.silence(silence.at, silence.window);
+            entry.presence.presence = after;
+            events.extend(went_silent(&silence, &entry.host.tenant_id, entry.host.kind, before, after));
         }
         self.append_events(events)
     }

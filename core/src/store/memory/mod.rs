@@ -2,6 +2,8 @@
 
 mod contact;
 mod identity;
+mod prune;
+mod subscription;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -18,8 +20,8 @@ use crate::install_token::InstallToken;
 use crate::secret::TokenHash;
 use crate::store::{
     AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
-    EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenQuery, Key, Page, Revision, Store,
-    StoreError, TelemetryQuery,
+    EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
+    Revision, Silence, Store, StoreError, Subscription, TelemetryQuery, Tombstone,
 };
 use crate::telemetry::HostSnapshot;
 
@@ -52,7 +54,11 @@ struct State {
     hosts: BTreeMap<HostId, HostEntry>,
     install_tokens: BTreeMap<InstallTokenId, InstallTokenEntry>,
     agent_tokens: BTreeMap<AgentTokenId, AgentTokenEntry>,
+    tombstones: HashMap<TokenHash, Tombstone>,
     events: Vec<Event>,
+    /// The last one given: events go by age, positions never come back.
+    last_position: u64,
+    subscribers: subscription::Subscribers,
     // What a database would call unique indexes.
     names: HashMap<(TenantId, HostName), HostId>,
     external_ids: HashMap<(TenantId, ExternalId), HostId>,
@@ -93,8 +99,8 @@ impl State {
     fn append_events(&mut self, events: impl IntoIterator<Item = NewEvent>) -> Vec<Event> {
         let first = self.events.len();
         for event in events {
-            let position = Position::new(self.events.len() as u64 + 1);
-            self.events.push(Event { position, event });
+            self.last_position += 1;
+            self.events.push(Event { position: Position::new(self.last_position), event });
         }
         self.events[first..].to_vec()
     }
@@ -112,18 +118,23 @@ impl Store for MemoryStore {
         Ok(state.apply(commit))
     }
 
-    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Credential>, StoreError> {
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Known>, StoreError> {
         let state = self.state();
+        if let Some(tombstone) = state.tombstones.get(hash) {
+            return Ok(Some(Known::Tombstone(*tombstone)));
+        }
         let Some(AgentTokenEntry { token, .. }) =
             state.agent_hashes.get(hash).and_then(|id| state.agent_tokens.get(id))
         else {
             return Ok(None);
         };
-        Ok(state.hosts.get(&token.host_id).map(|HostEntry { host, .. }| Credential {
-            token: token.clone(),
-            tenant_id: host.tenant_id.clone(),
-            lifecycle: host.lifecycle,
-            generation: host.generation,
+        Ok(state.hosts.get(&token.host_id).map(|HostEntry { host, .. }| {
+            Known::Credential(Box::new(Credential {
+                token: token.clone(),
+                tenant_id: host.tenant_id.clone(),
+                lifecycle: host.lifecycle,
+                generation: host.generation,
+            }))
         }))
     }
 
@@ -149,6 +160,7 @@ impl Store for MemoryStore {
                 && query.kind.is_none_or(|kind| kind == host.kind)
                 && query.tenant_id.as_ref().is_none_or(|tenant| *tenant == host.tenant_id)
                 && query.name_prefix.as_ref().is_none_or(|prefix| host.name.as_str().starts_with(prefix))
+                && query.seen_before.is_none_or(|at| presence.presence.last_seen_at().is_some_and(|seen| seen < at))
         });
         Ok(page(matching.map(HostEntry::record), query.limit))
     }
@@ -169,7 +181,7 @@ impl Store for MemoryStore {
 
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         let state = self.state();
-        let from = usize::try_from(query.after.get()).unwrap_or(usize::MAX).min(state.events.len());
+        let from = state.events.partition_point(|event| event.position <= query.after);
         let matching = state.events[from..].iter().filter(|Event { event, .. }| {
             query.scope.shows(&event.tenant_id, event.host_kind)
                 && query.host_id.is_none_or(|host| event.host_id == Some(host))
@@ -185,6 +197,18 @@ impl Store for MemoryStore {
 
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         Ok(self.state().touch(contacts))
+    }
+
+    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
+        Ok(self.state().mark_silent(silences))
+    }
+
+    async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
+        Ok(Some(self.state().subscribers.add()))
+    }
+
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        Ok(self.state().prune(prune))
     }
 
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {

@@ -1,0 +1,292 @@
+//! Retention that takes too much, too little, or too fast.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use enlist_core::event::{Event, Position};
+use enlist_core::policy::Scope;
+use enlist_core::store::{
+    Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostRecord, Page,
+    Prune, Pruned, StoreError, StoreErrorKind,
+};
+use enlist_core::{MemoryStore, Store, Timestamp};
+
+use crate::twin::{Fault, faults, prune_nothing, twins};
+
+/// Prunes with other bounds than those that were asked for.
+struct Prunes(fn(Prune) -> Prune);
+
+#[async_trait]
+impl Fault for Prunes {
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        store.prune(&(self.0)(*prune)).await
+    }
+}
+
+/// `<=` for `<`.
+fn later(at: Timestamp) -> Timestamp {
+    at.saturating_add(Duration::from_micros(1))
+}
+
+/// Splits off what is asked of one kind of row: the others, and that one alone.
+type Split = fn(Prune, Prune) -> (Prune, Prune);
+
+const SNAPSHOTS: Split = |prune, nothing| {
+    let snapshots_before = prune.snapshots_before;
+    (Prune { snapshots_before: Timestamp::MIN, ..prune }, Prune { snapshots_before, ..nothing })
+};
+
+const EVENTS: Split = |prune, nothing| {
+    let events_before = prune.events_before;
+    (Prune { events_before: Timestamp::MIN, ..prune }, Prune { events_before, ..nothing })
+};
+
+const CONTAINERS: Split = |prune, nothing| {
+    let containers_removed_before = prune.containers_removed_before;
+    (Prune { containers_removed_before: Timestamp::MIN, ..prune }, Prune { containers_removed_before, ..nothing })
+};
+
+const TOMBSTONES: Split = |prune, nothing| {
+    let tombstones_before = prune.tombstones_before;
+    (Prune { tombstones_before: Timestamp::MIN, ..prune }, Prune { tombstones_before, ..nothing })
+};
+
+/// One kind of row goes all at once, the others within the limit.
+struct IgnoresTheLimitOf(Split);
+
+#[async_trait]
+impl Fault for IgnoresTheLimitOf {
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        let (others, one) = (self.0)(*prune, prune_nothing(prune.now));
+        let all = store.prune(&Prune { limit: usize::MAX, ..one }).await?;
+        let some = store.prune(&others).await?;
+        Ok(Pruned { rows: all.rows + some.rows, more: some.more })
+    }
+}
+
+/// Of one kind of row it is not said that some are left.
+struct ForgetsTheRestOf(Split);
+
+#[async_trait]
+impl Fault for ForgetsTheRestOf {
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        let (others, one) = (self.0)(*prune, prune_nothing(prune.now));
+        let silent = store.prune(&Prune { limit: prune.limit, ..one }).await?;
+        let said = store.prune(&others).await?;
+        Ok(Pruned { rows: silent.rows + said.rows, more: said.more })
+    }
+}
+
+faults! {
+    /// The caller never comes again, and most of it stays.
+    NothingIsEverLeft {
+        async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+            Ok(Pruned { more: false, ..store.prune(prune).await? })
+        }
+    }
+
+    /// The caller comes again, for ever.
+    SomethingIsAlwaysLeft {
+        async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+            Ok(Pruned { more: true, ..store.prune(prune).await? })
+        }
+    }
+
+    /// What is derived from a host's reports goes with them.
+    TheNewestReportIsForgotten {
+        async fn find_host(&self, store: &MemoryStore, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
+            let mut found = store.find_host(lookup).await?;
+            if let Some(record) = &mut found {
+                let query = enlist_core::store::TelemetryQuery {
+                    host_id: record.host.id,
+                    from: Timestamp::MIN,
+                    to: Timestamp::MAX,
+                    after: None,
+                    limit: 1,
+                };
+                if store.list_telemetry(&query).await?.items.is_empty() {
+                    record.presence.newest_report_at = None;
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    /// No partition was made for it.
+    OldReportsFindNoRoom {
+        async fn append(&self, store: &MemoryStore, reports: Vec<Append>) -> Result<Appended, StoreError> {
+            let is_far = |report: &Append| {
+                let days = report.report.recorded_at.unix_micros() / 86_400_000_000;
+                (days - 1_767_225_600 / 86_400).abs() > 100 && days > 10_000
+            };
+            let far: Vec<_> = reports.iter().map(is_far).collect();
+            let near = reports.into_iter().filter(|report| !is_far(report)).collect();
+            let Appended { outcomes, events } = store.append(near).await?;
+            let mut outcomes = outcomes.into_iter();
+            let failed = || AppendOutcome::Failed(StoreErrorKind::Invalid.into());
+            let outcomes = far.into_iter().map(|far| if far { Some(failed()) } else { outcomes.next() });
+            Ok(Appended { outcomes: outcomes.flatten().collect(), events })
+        }
+    }
+}
+
+/// The next position is one more than the highest that is there.
+#[derive(Default)]
+struct PositionsAreReused(Mutex<Offset>);
+
+#[derive(Default, Clone, Copy)]
+struct Offset {
+    last: u64,
+    forgotten: u64,
+}
+
+impl PositionsAreReused {
+    fn show(&self, mut events: Vec<Event>) -> Vec<Event> {
+        let forgotten = self.0.lock().unwrap().forgotten;
+        for event in &mut events {
+            event.position = Position::new(event.position.get() - forgotten);
+        }
+        events
+    }
+}
+
+#[async_trait]
+impl Fault for PositionsAreReused {
+    async fn commit(&self, store: &MemoryStore, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        let events = store.commit(commit).await?;
+        if let Some(event) = events.last() {
+            self.0.lock().unwrap().last = event.position.get();
+        }
+        Ok(self.show(events))
+    }
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        let pruned = store.prune(prune).await?;
+        if store.list_events(&EventQuery::new(Scope::All, 1)).await?.items.is_empty() {
+            let mut offset = self.0.lock().unwrap();
+            offset.forgotten = offset.last;
+        }
+        Ok(pruned)
+    }
+    async fn list_events(&self, store: &MemoryStore, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+        let after = Position::new(query.after.get() + self.0.lock().unwrap().forgotten);
+        let Page { items, more } = store.list_events(&EventQuery { after, ..query.clone() }).await?;
+        Ok(Page { items: self.show(items), more })
+    }
+}
+
+/// Containers go some time after they were last seen, there or not.
+#[derive(Default)]
+struct ContainersThatAreThereGo(Mutex<Option<Timestamp>>);
+
+impl ContainersThatAreThereGo {
+    fn note(&self, cut_off: Timestamp) {
+        let mut latest = self.0.lock().unwrap();
+        *latest = (*latest).max(Some(cut_off));
+    }
+}
+
+#[async_trait]
+impl Fault for ContainersThatAreThereGo {
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.note(prune.containers_removed_before);
+        store.prune(prune).await
+    }
+    async fn list_containers(
+        &self,
+        store: &MemoryStore,
+        query: &ContainerQuery,
+    ) -> Result<Page<ContainerRecord>, StoreError> {
+        let cut_off = *self.0.lock().unwrap();
+        let Page { mut items, more } = store.list_containers(query).await?;
+        items.retain(|row| cut_off.is_none_or(|cut_off| row.first_seen_at >= cut_off || row.removed_at.is_some()));
+        Ok(Page { items, more })
+    }
+}
+
+twins! {
+    snapshots_as_old_as_asked_go:
+        Prunes(|prune| Prune { snapshots_before: later(prune.snapshots_before), ..prune }) => [
+        "prune::old_snapshots_go_and_younger_ones_stay",
+    ],
+    events_as_old_as_asked_go: Prunes(|prune| Prune { events_before: later(prune.events_before), ..prune }) => [
+        "prune::old_events_go_and_younger_ones_stay",
+    ],
+    containers_as_old_as_asked_go: Prunes(|prune| Prune {
+        containers_removed_before: later(prune.containers_removed_before),
+        ..prune
+    }) => [
+        "prune::containers_go_some_time_after_they_were_removed",
+    ],
+    tombstones_as_old_as_asked_go:
+        Prunes(|prune| Prune { tombstones_before: later(prune.tombstones_before), ..prune }) => [
+        "prune::old_tombstones_go_and_younger_ones_stay",
+    ],
+    snapshots_never_go: Prunes(|prune| Prune { snapshots_before: Timestamp::MIN, ..prune }) => [
+        "prune::a_host_outlives_its_reports",
+        "prune::a_report_of_any_day_finds_room",
+        "prune::old_snapshots_go_and_younger_ones_stay",
+    ],
+    events_never_go: Prunes(|prune| Prune { events_before: Timestamp::MIN, ..prune }) => [
+        "prune::a_position_is_never_given_again",
+        "prune::a_step_is_bounded_and_says_what_is_left",
+        "prune::old_events_go_and_younger_ones_stay",
+    ],
+    containers_never_go: Prunes(|prune| Prune { containers_removed_before: Timestamp::MIN, ..prune }) => [
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::containers_go_some_time_after_they_were_removed",
+    ],
+    tombstones_never_go: Prunes(|prune| Prune { tombstones_before: Timestamp::MIN, ..prune }) => [
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::old_tombstones_go_and_younger_ones_stay",
+    ],
+    all_events_go_at_once: IgnoresTheLimitOf(EVENTS) => [
+        "prune::a_step_is_bounded_and_says_what_is_left",
+    ],
+    all_containers_go_at_once: IgnoresTheLimitOf(CONTAINERS) => [
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+    ],
+    all_tombstones_go_at_once: IgnoresTheLimitOf(TOMBSTONES) => [
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+    ],
+    snapshots_that_are_left_are_forgotten: ForgetsTheRestOf(SNAPSHOTS) => [
+        "prune::old_snapshots_go_and_younger_ones_stay",
+    ],
+    events_that_are_left_are_forgotten: ForgetsTheRestOf(EVENTS) => [
+        "prune::a_step_is_bounded_and_says_what_is_left",
+    ],
+    containers_that_are_left_are_forgotten: ForgetsTheRestOf(CONTAINERS) => [
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+    ],
+    tombstones_that_are_left_are_forgotten: ForgetsTheRestOf(TOMBSTONES) => [
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+    ],
+    nothing_is_ever_left: NothingIsEverLeft => [
+        "prune::a_step_is_bounded_and_says_what_is_left",
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::old_snapshots_go_and_younger_ones_stay",
+    ],
+    something_is_always_left: SomethingIsAlwaysLeft => [
+        "prune::a_host_outlives_its_reports",
+        "prune::a_position_is_never_given_again",
+        "prune::a_report_of_any_day_finds_room",
+        "prune::a_step_is_bounded_and_says_what_is_left",
+        "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::containers_go_some_time_after_they_were_removed",
+        "prune::old_events_go_and_younger_ones_stay",
+        "prune::old_snapshots_go_and_younger_ones_stay",
+        "prune::old_tombstones_go_and_younger_ones_stay",
+    ],
+    the_newest_report_is_forgotten: TheNewestReportIsForgotten => [
+        "prune::a_host_outlives_its_reports",
+    ],
+    old_reports_find_no_room: OldReportsFindNoRoom => [
+        "prune::a_report_of_any_day_finds_room",
+    ],
+    positions_are_reused: PositionsAreReused::default() => [
+        "prune::a_position_is_never_given_again",
+    ],
+    containers_that_are_there_go: ContainersThatAreThereGo::default() => [
+        "prune::containers_go_some_time_after_they_were_removed",
+    ],
+}

@@ -1,0 +1,94 @@
+-- How things end: hosts that are deleted, what they leave behind, who is told of tokens that were cut off, and what
+-- finds rows that are old enough to go. All of it is added to what is there, so that the epoch stays: a process of the
+-- version before goes on beside this one, and the triggers write for it what it does not know of.
+
+-- Deletion ----------------------------------------------------------------------------------------------------------
+
+-- What is left of the agent tokens of a deleted host: the agent can still be told why it is refused.
+CREATE TABLE tombstones (
+    hash       BLOB    NOT NULL PRIMARY KEY CHECK (length(hash) = 32),
+    token_id   BLOB    NOT NULL CHECK (length(token_id) = 16),
+    host_id    BLOB    NOT NULL CHECK (length(host_id) = 16),
+    -- When its host was deleted.
+    deleted_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX tombstones_deleted_at ON tombstones (deleted_at);
+
+-- Hosts whose containers and snapshots are still to be removed. A row goes when nothing is left of its host.
+CREATE TABLE deleted_hosts (
+    host_id    BLOB    NOT NULL PRIMARY KEY CHECK (length(host_id) = 16),
+    deleted_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Without its entry, what a host reported would stay for ever, and nothing would ever look for it.
+CREATE TRIGGER hosts_entered_first BEFORE DELETE ON hosts
+WHEN NOT EXISTS (SELECT 1 FROM deleted_hosts WHERE host_id = OLD.id) BEGIN
+    SELECT RAISE(ABORT, 'a host is entered in deleted_hosts before it goes');
+END;
+-- A host of the same id would be shown the other's past, and would lose its own to the next prune.
+CREATE TRIGGER hosts_id_once BEFORE INSERT ON hosts
+WHEN EXISTS (SELECT 1 FROM deleted_hosts WHERE host_id = NEW.id) BEGIN
+    SELECT RAISE(ABORT, 'the id of a deleted host is not given again');
+END;
+
+-- The register of hashes stays as it is, but for agent tokens of deleted hosts: those are seen for as long as there is
+-- a tombstone, and forgotten with it, or the register would grow for ever. Those of install tokens are never forgotten.
+CREATE TRIGGER tombstones_hash_forgotten AFTER DELETE ON tombstones BEGIN
+    DELETE FROM token_hashes WHERE hash = OLD.hash AND token_id = OLD.token_id;
+END;
+CREATE TRIGGER token_hashes_kept BEFORE DELETE ON token_hashes
+WHEN EXISTS (SELECT 1 FROM agent_tokens WHERE hash = OLD.hash)
+    OR EXISTS (SELECT 1 FROM install_tokens WHERE hash = OLD.hash)
+    OR EXISTS (SELECT 1 FROM tombstones WHERE hash = OLD.hash) BEGIN
+    SELECT RAISE(ABORT, 'a hash stays seen while a token or a tombstone has it');
+END;
+
+-- Changes -----------------------------------------------------------------------------------------------------------
+
+-- The hashes of agent tokens that were cut off, retired or deleted, for subscriptions of any process to read. Filled by
+-- the triggers below, so that no writer can forget it.
+CREATE TABLE credential_changes (
+    -- AUTOINCREMENT: numbers rise by one and are never given twice, so that whoever remembers the last one it has read
+    -- sees whether some behind it were trimmed.
+    change_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    hash      BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT;
+
+CREATE TRIGGER agent_tokens_made_ended AFTER INSERT ON agent_tokens WHEN NEW.state NOT IN ('pending', 'active') BEGIN
+    INSERT INTO credential_changes (hash) VALUES (NEW.hash);
+END;
+-- Of the state alone: a last use that is noted late cuts nothing off.
+CREATE TRIGGER agent_tokens_ended AFTER UPDATE OF state ON agent_tokens
+WHEN NEW.state NOT IN ('pending', 'active') BEGIN
+    INSERT INTO credential_changes (hash) VALUES (NEW.hash);
+END;
+CREATE TRIGGER agent_tokens_deleted AFTER DELETE ON agent_tokens BEGIN
+    INSERT INTO credential_changes (hash) VALUES (OLD.hash);
+END;
+-- Subscriptions read twice a second: far fewer than these are ever behind, and who was away for longer is told so. The
+-- newest row always stays.
+CREATE TRIGGER credential_changes_short AFTER INSERT ON credential_changes BEGIN
+    DELETE FROM credential_changes WHERE change_id <= NEW.change_id - 100000;
+END;
+
+-- Silence -----------------------------------------------------------------------------------------------------------
+
+-- Finds the few hosts that were not heard of late among all that were, several times a minute. It costs each report two
+-- small writes to pages that a group of reports shares.
+CREATE INDEX host_presence_last_seen ON host_presence (last_seen_at);
+
+-- Age ---------------------------------------------------------------------------------------------------------------
+
+CREATE INDEX events_at ON events (at);
+-- Written once in a container's life, unlike an index of all of them.
+CREATE INDEX containers_removed ON containers (removed_at) WHERE removed_at IS NOT NULL;
+
+-- A container that goes may still be named by snapshots that stay: its row is then kept for the sake of its key alone.
+-- Of such a row: no snapshot that names it was measured later than this. Once those until then are gone, so can it be.
+-- Null: made by the version before, and kept for as long as its host.
+ALTER TABLE containers ADD COLUMN named_until INTEGER;
+UPDATE containers
+SET named_until = (SELECT newest_report_at FROM host_presence WHERE host_presence.host_id = containers.host_id)
+WHERE name IS NULL;
+CREATE INDEX containers_key_only ON containers (named_until) WHERE name IS NULL;

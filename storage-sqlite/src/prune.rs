@@ -1,0 +1,200 @@
+//! What is old goes, in bounded steps, and so does what deleted hosts left behind.
+
+use std::collections::HashSet;
+
+use diesel::dsl::{exists, not};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Bool};
+use enlist_core::store::{Page, Prune, Pruned};
+
+use crate::column::{At, Id, overread};
+use crate::error::Failure;
+use crate::schema::{
+    container_metric_snapshots, containers, deleted_hosts, events, host_metric_snapshots, host_presence, tombstones,
+};
+use crate::transaction::immediate;
+
+/// How many rows of a kind go in one call, however many were asked for: new reports wait for as long as it has the
+/// writer. Containers' numbers are such a kind, give or take those of one report, which can have hundreds.
+const MOST: usize = 20_000;
+/// A statement has a bound on its parameters.
+const CHUNK: usize = 1_000;
+
+/// What one kind gave.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    rows: usize,
+    more: bool,
+}
+
+/// `prune`: one transaction, so that each call is done whole or not at all.
+pub(crate) fn prune(connection: &mut SqliteConnection, prune: &Prune) -> Result<Pruned, Failure> {
+    let prune = &Prune { limit: prune.limit.min(MOST), ..*prune };
+    immediate(connection, |connection| {
+        // Keys behind containers and snapshots, which set them free; hosts last, when nothing is left of them.
+        let snapshots = old_snapshots(connection, prune)?;
+        let of_deleted_hosts = containers_of_deleted_hosts(connection, prune)?;
+        let steps = [
+            snapshots,
+            of_deleted_hosts,
+            old_containers(connection, prune, prune.limit.saturating_sub(of_deleted_hosts.rows))?,
+            unused_keys(connection, prune)?,
+            old_events(connection, prune)?,
+            old_tombstones(connection, prune)?,
+        ];
+        forget_hosts(connection)?;
+        let rows: usize = steps.iter().map(|step| step.rows).sum();
+        Ok(Pruned { rows: rows as u64, more: steps.iter().any(|step| step.more) })
+    })
+}
+
+#[derive(Debug, QueryableByName)]
+struct OldSnapshot {
+    #[diesel(sql_type = BigInt)]
+    report_id: i64,
+    #[diesel(sql_type = Binary)]
+    host_id: Id,
+    /// Whether it is what its host's presence calls the newest.
+    #[diesel(sql_type = Bool)]
+    newest: bool,
+}
+
+/// Snapshots of deleted hosts, whatever their age, then those that are old.
+fn old_snapshots(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
+    // Both as text for the sake of CROSS JOIN, which SQLite takes as an order: from each host into the one index of
+    // its snapshots. There is none by time alone: it would cost every report. In the order of the hosts, or it would go
+    // to them by way of the index of their times, which does not hold what is asked for.
+    const OF_DELETED_HOSTS: &str = "SELECT s.report_id, s.host_id, 0 AS newest
+         FROM deleted_hosts d CROSS JOIN host_metric_snapshots s ON s.host_id = d.host_id
+         LIMIT ?";
+    const OLD: &str = "SELECT s.report_id, s.host_id, s.report_id IS p.newest_report_id AS newest
+         FROM host_presence p CROSS JOIN host_metric_snapshots s ON s.host_id = p.host_id AND s.recorded_at < ?
+         ORDER BY p.host_id
+         LIMIT ?";
+    let limit = overread(prune.limit);
+    let mut found: Vec<OldSnapshot> = sql_query(OF_DELETED_HOSTS).bind::<BigInt, _>(limit).load(connection)?;
+    let before = At(prune.snapshots_before);
+    found.extend(sql_query(OLD).bind::<BigInt, _>(before).bind::<BigInt, _>(limit).load::<OldSnapshot>(connection)?);
+    let found = Page::of_overread(found, prune.limit);
+    let (mut rows, mut numbers) = (0, 0);
+    let all = found.items.len();
+    for OldSnapshot { report_id, host_id, newest } in found.items {
+        if numbers >= MOST {
+            break;
+        }
+        if newest {
+            // SQLite may give the id again, and another report's numbers would stand as the newest.
+            diesel::update(host_presence::table.find(host_id))
+                .set(host_presence::newest_report_id.eq(None::<i64>))
+                .execute(connection)?;
+        }
+        let of_report = container_metric_snapshots::table.filter(container_metric_snapshots::report_id.eq(report_id));
+        numbers += diesel::delete(of_report).execute(connection)?;
+        diesel::delete(host_metric_snapshots::table.find(report_id)).execute(connection)?;
+        rows += 1;
+    }
+    Ok(Step { rows, more: found.more || rows < all })
+}
+
+fn containers_of_deleted_hosts(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
+    // Not a join: SQLite would go through all containers for it.
+    let keys = containers::table
+        .filter(containers::host_id.eq_any(deleted_hosts::table.select(deleted_hosts::host_id)))
+        .select(containers::container_key)
+        .limit(overread(prune.limit));
+    let keys = Page::of_overread(keys.load::<i64>(connection)?, prune.limit);
+    delete_containers(connection, keys)
+}
+
+/// Containers that are gone for long. Nothing is listed of them any more; a row for the key's sake stays until no
+/// snapshot names it, since snapshots that are young enough stay as they are. At most `room` of them.
+fn old_containers(connection: &mut SqliteConnection, prune: &Prune, room: usize) -> Result<Step, Failure> {
+    let gone = containers::table
+        .inner_join(host_presence::table.on(host_presence::host_id.eq(containers::host_id)))
+        .filter(containers::removed_at.lt(At(prune.containers_removed_before)))
+        .select((
+            containers::container_key,
+            containers::host_id,
+            containers::container_id,
+            host_presence::newest_report_at,
+        ))
+        .limit(overread(room));
+    let gone = Page::of_overread(gone.load::<(i64, Id, String, Option<At>)>(connection)?, room);
+    let step = Step { rows: gone.items.len(), more: gone.more };
+    let mut hosts = HashSet::new();
+    for (key, host_id, container_id, newest_report_at) in gone.items {
+        let key_only = (
+            containers::container_key.eq(key),
+            containers::host_id.eq(host_id),
+            containers::container_id.eq(container_id),
+            // No snapshot that is stored was measured later.
+            containers::named_until.eq(newest_report_at),
+        );
+        // Over the whole row: what is not said is null.
+        diesel::replace_into(containers::table).values(key_only).execute(connection)?;
+        hosts.insert(host_id);
+    }
+    for host_id in hosts {
+        diesel::update(host_presence::table.find(host_id))
+            .set(host_presence::containers_version.eq(host_presence::containers_version + 1))
+            .execute(connection)?;
+    }
+    Ok(step)
+}
+
+/// Keys that no snapshot names any more. Nobody has seen their rows since their containers went, so that they neither
+/// count nor raise a version.
+fn unused_keys(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
+    let may_name = host_metric_snapshots::table
+        .filter(host_metric_snapshots::host_id.eq(containers::host_id))
+        .filter(host_metric_snapshots::recorded_at.nullable().le(containers::named_until));
+    let keys = containers::table
+        .filter(containers::name.is_null())
+        .filter(containers::named_until.lt(At(prune.snapshots_before)))
+        .filter(not(exists(may_name)))
+        .select(containers::container_key)
+        .limit(overread(prune.limit));
+    let keys = Page::of_overread(keys.load::<i64>(connection)?, prune.limit);
+    Ok(Step { rows: 0, ..delete_containers(connection, keys)? })
+}
+
+fn delete_containers(connection: &mut SqliteConnection, keys: Page<i64>) -> Result<Step, Failure> {
+    for keys in keys.items.chunks(CHUNK) {
+        diesel::delete(containers::table.filter(containers::container_key.eq_any(keys))).execute(connection)?;
+    }
+    Ok(Step { rows: keys.items.len(), more: keys.more })
+}
+
+fn old_events(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
+    let positions = events::table
+        .filter(events::at.lt(At(prune.events_before)))
+        .select(events::position)
+        .limit(overread(prune.limit));
+    let positions = Page::of_overread(positions.load::<i64>(connection)?, prune.limit);
+    for positions in positions.items.chunks(CHUNK) {
+        diesel::delete(events::table.filter(events::position.eq_any(positions))).execute(connection)?;
+    }
+    Ok(Step { rows: positions.items.len(), more: positions.more })
+}
+
+/// Their hashes are forgotten with them, by a trigger.
+fn old_tombstones(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
+    let hashes = tombstones::table
+        .filter(tombstones::deleted_at.lt(At(prune.tombstones_before)))
+        .select(tombstones::hash)
+        .limit(overread(prune.limit));
+    let hashes = Page::of_overread(hashes.load::<Vec<u8>>(connection)?, prune.limit);
+    for hashes in hashes.items.chunks(CHUNK) {
+        diesel::delete(tombstones::table.filter(tombstones::hash.eq_any(hashes))).execute(connection)?;
+    }
+    Ok(Step { rows: hashes.items.len(), more: hashes.more })
+}
+
+fn forget_hosts(connection: &mut SqliteConnection) -> Result<(), Failure> {
+    let snapshots = host_metric_snapshots::table.filter(host_metric_snapshots::host_id.eq(deleted_hosts::host_id));
+    let rows = containers::table.filter(containers::host_id.eq(deleted_hosts::host_id));
+    let done = deleted_hosts::table.filter(not(exists(snapshots))).filter(not(exists(rows)));
+    diesel::delete(done).execute(connection)?;
+    Ok(())
+}
