@@ -10,3 +10,6 @@ pub mod embedding {}
 
 #[doc = include_str!("../../docs/architecture.md")]
 pub mod architecture {}
+
+#[doc = include_str!("../../docs/storage.md")]
+pub mod storage {}

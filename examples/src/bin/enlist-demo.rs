@@ -113,7 +113,7 @@ fn serve_args(directory: &Path, listen: std::net::SocketAddr) -> Result<ServeArg
         #[command(flatten)]
         serve: ServeArgs,
     }
-    let database = format!("sqlite://{}", directory.join("fleet.db").display()).parse()?;
+    let database = format!("sqlite://{}", directory.join("fleet.db").display()).into();
     let serve = Defaults::try_parse_from(["enlist-demo"])?.serve;
     Ok(ServeArgs { listen, database, report_interval: INTERVAL, drain: Duration::from_secs(2), ..serve })
 }

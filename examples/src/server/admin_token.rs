@@ -8,7 +8,7 @@ use enlist_core::secret::{PlainToken, Prefix, TokenHash};
 use enlist_core::{Actor, ActorId, SystemEntropy};
 use enlist_http_warp::{StaticBearer, UnusableToken};
 
-use super::config::ServeArgs;
+use super::config::{Database, ServeArgs};
 
 /// Administrators' tokens that the server makes.
 const PREFIX: Prefix = Prefix::new("ead");
@@ -31,6 +31,9 @@ pub enum AdminTokenError {
     /// The file does not hold what it should.
     #[error("{} does not hold the hash of an administrator's token: remove it to have a new one made", .0.display())]
     Damaged(PathBuf),
+    /// Replicas on one database have to have the same.
+    #[error("with PostgreSQL, set ENLIST_ADMIN_TOKEN or --admin-token-file: replicas share the administrator's token")]
+    NotGiven,
     /// The token cannot be sent in a header.
     #[error(transparent)]
     Unusable(#[from] UnusableToken),
@@ -46,6 +49,9 @@ impl AdminToken {
         if let Some(path) = &args.admin_token_file {
             let text = fs::read_to_string(path).map_err(|error| AdminTokenError::File(path.clone(), error))?;
             return Self::given(text.trim_end().to_owned());
+        }
+        if let Ok(Database::Postgres(_)) = args.database.read() {
+            return Err(AdminTokenError::NotGiven);
         }
         match args.database.path() {
             None => Ok(Self::made(None)),

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use enlist_core::TenantId;
@@ -16,9 +15,22 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_LISTEN", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
 
-    /// Where the fleet is kept: `sqlite://PATH`, or `memory:` for trying things out.
-    #[arg(long, env = "ENLIST_DATABASE", default_value = "sqlite://enlist.db")]
-    pub database: Database,
+    /// Where the fleet is kept: `sqlite://PATH`, `postgres://USER@HOST/DATABASE`, or `memory:` for trying things out. A URL
+    /// with a password belongs in the variable, since others can read a command line.
+    #[arg(long, env = "ENLIST_DATABASE", default_value = "sqlite://enlist.db", hide_env_values = true)]
+    pub database: DatabaseUrl,
+
+    /// The way to PostgreSQL itself, when `--database` leads to a pooler that works by the transaction, as PgBouncer does.
+    #[arg(long, env = "ENLIST_DATABASE_DIRECT", value_name = "URL", hide_env_values = true)]
+    pub database_direct: Option<DatabaseUrl>,
+
+    /// The schema that holds the tables in PostgreSQL.
+    #[arg(long, env = "ENLIST_DATABASE_SCHEMA", default_value = "enlist")]
+    pub database_schema: String,
+
+    /// How many connections to PostgreSQL may be open at a time.
+    #[arg(long, env = "ENLIST_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = connections)]
+    pub database_connections: u32,
 
     /// A file that holds the administrator's bearer token; `ENLIST_ADMIN_TOKEN` holds the token itself.
     #[arg(long, env = "ENLIST_ADMIN_TOKEN_FILE", value_name = "PATH")]
@@ -35,6 +47,14 @@ pub struct ServeArgs {
     /// How often agents shall report; at most a third of the liveness window is asked for.
     #[arg(long, env = "ENLIST_REPORT_INTERVAL", default_value = "30s", value_parser = humantime::parse_duration)]
     pub report_interval: Duration,
+
+    /// How long reports are kept; at least a day.
+    #[arg(long, env = "ENLIST_TELEMETRY_RETENTION", default_value = "30d", value_parser = humantime::parse_duration)]
+    pub telemetry_retention: Duration,
+
+    /// How long events are kept.
+    #[arg(long, env = "ENLIST_EVENT_RETENTION", default_value = "365d", value_parser = humantime::parse_duration)]
+    pub event_retention: Duration,
 
     /// A proxy whose `X-Forwarded-For` is believed. May be given several times.
     #[arg(long, env = "ENLIST_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',')]
@@ -56,57 +76,77 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+fn connections(text: &str) -> Result<u32, String> {
+    positive(text).and_then(|number| u32::try_from(number).map_err(|_| "fewer".to_owned()))
+}
+
 impl ServeArgs {
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.report_interval = self.report_interval;
+        limits.telemetry_retention = self.telemetry_retention;
+        limits.event_retention = self.event_retention;
         limits.refused_exchanges_per_minute = NonZeroU32::new(self.exchange_per_minute);
         limits
     }
 }
 
+/// A URL that may hold a password: it is not printed, and read only after the command line was, whose errors repeat what
+/// they refuse.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The text, password and all: for whoever connects.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    /// When this build knows no such database.
+    pub fn read(&self) -> Result<Database<'_>, InvalidDatabase> {
+        match self.0.split_once(':') {
+            Some(("memory", "")) => Ok(Database::Memory),
+            Some(("sqlite", path)) if !path.trim_start_matches('/').is_empty() => Ok(Database::Sqlite(&self.0)),
+            Some(("postgres" | "postgresql", _)) => Ok(Database::Postgres(self)),
+            _ => Err(InvalidDatabase),
+        }
+    }
+
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        let Ok(Database::Sqlite(url)) = self.read() else { return None };
+        let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url);
+        (path != ":memory:").then(|| PathBuf::from(path))
+    }
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl(…)")
+    }
+}
+
 /// Where the fleet is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Database {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database<'a> {
     /// In memory: gone with the process.
     Memory,
     /// In a SQLite file.
-    Sqlite(String),
+    Sqlite(&'a str),
+    /// In a PostgreSQL database.
+    Postgres(&'a DatabaseUrl),
 }
 
 /// A database URL that this build does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidDatabase {
-    /// PostgreSQL is planned, not there.
-    #[error("PostgreSQL is not supported yet: use sqlite://PATH")]
-    Postgres,
-    /// Something else.
-    #[error("a database is sqlite://PATH or memory:")]
-    Unknown,
-}
-
-impl FromStr for Database {
-    type Err = InvalidDatabase;
-
-    fn from_str(url: &str) -> Result<Self, InvalidDatabase> {
-        match url.split_once(':') {
-            Some(("memory", "")) => Ok(Self::Memory),
-            Some(("sqlite", path)) if !path.trim_start_matches('/').is_empty() => Ok(Self::Sqlite(url.to_owned())),
-            Some(("postgres" | "postgresql", _)) => Err(InvalidDatabase::Postgres),
-            _ => Err(InvalidDatabase::Unknown),
-        }
-    }
-}
-
-impl Database {
-    /// The file, if it is one.
-    pub fn path(&self) -> Option<PathBuf> {
-        match self {
-            Self::Memory => None,
-            Self::Sqlite(url) => {
-                let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url);
-                (path != ":memory:").then(|| PathBuf::from(path))
-            }
-        }
-    }
-}
+#[error("a database is sqlite://PATH, postgres://USER@HOST/DATABASE or memory:")]
+pub struct InvalidDatabase;

@@ -4,24 +4,23 @@ mod accept;
 mod admin_token;
 mod client_address;
 mod config;
+mod database;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use enlist_core::fleet::{BuildError, TokioTimer};
-use enlist_core::store::{MemoryStore, Store, StoreError};
+use enlist_core::store::StoreError;
 use enlist_core::{Drivers, Fleet};
 use enlist_http_warp::{Routes, health};
-use enlist_storage_sqlite::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use warp::Filter;
 
 pub use admin_token::{AdminToken, AdminTokenError};
-pub use config::{Database, InvalidDatabase, ServeArgs};
+pub use config::{Database, DatabaseUrl, InvalidDatabase, ServeArgs};
 
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +32,9 @@ pub enum ServerError {
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Store(#[from] StoreError),
+    /// There is no such kind of database.
+    #[error(transparent)]
+    Database(#[from] InvalidDatabase),
     /// The limits contradict each other.
     #[error(transparent)]
     Limits(#[from] BuildError),
@@ -47,7 +49,7 @@ pub struct Server {
     address: SocketAddr,
     fleet: Fleet,
     drivers: Drivers,
-    sqlite: Option<SqliteStore>,
+    database: database::Opened,
     admin: AdminToken,
     options: accept::Options,
     trusted_proxies: Vec<std::net::IpAddr>,
@@ -62,16 +64,11 @@ impl Server {
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
         let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
         let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
-        let (store, sqlite): (Arc<dyn Store>, _) = match &args.database {
-            Database::Memory => (Arc::new(MemoryStore::new()), None),
-            Database::Sqlite(url) => {
-                let store = SqliteStore::open(url).await?;
-                store.migrate().await?;
-                (Arc::new(store.clone()), Some(store))
-            }
-        };
-        let (fleet, drivers) =
-            Fleet::builder_of(store).limits(args.limits()).default_tenant(args.default_tenant.clone()).build()?;
+        let database = database::Opened::open(args).await?;
+        let (fleet, drivers) = Fleet::builder_of(database.store())
+            .limits(args.limits())
+            .default_tenant(args.default_tenant.clone())
+            .build()?;
         let admin = AdminToken::find_or_make(args)?;
         let options = accept::Options { connections: args.max_connections, drain: args.drain };
         Ok(Self {
@@ -79,7 +76,7 @@ impl Server {
             address,
             fleet,
             drivers,
-            sqlite,
+            database,
             admin,
             options,
             trusted_proxies: args.trusted_proxy.clone(),
@@ -116,7 +113,7 @@ impl Server {
     /// # Errors
     /// Never once it serves; the result leaves room for it.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { listener, fleet, drivers, sqlite, admin, options, trusted_proxies, .. } = self;
+        let Self { listener, fleet, drivers, database, admin, options, trusted_proxies, .. } = self;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(drivers.run(TokioTimer, async { drop(stopped.await) }));
         let routes = Routes::new(fleet.clone(), admin.into_auth())
@@ -130,9 +127,7 @@ impl Server {
         if let Err(error) = running.await {
             tracing::error!(%error, "the drivers ended badly");
         }
-        if let Some(store) = sqlite {
-            store.close().await;
-        }
+        database.close().await;
         tracing::info!("drained");
         Ok(())
     }

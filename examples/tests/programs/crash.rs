@@ -81,8 +81,18 @@ async fn until_stored(api: &Api, host_id: &str, count: usize) {
 async fn a_server_killed_under_load_has_every_acknowledged_report_and_no_half_of_one() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("fleet.db");
+    kill_under_load(&format!("sqlite://{}", database.display())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_on_postgresql() {
+    let database = enlist_testing::Database::empty("crash").await.unwrap();
+    kill_under_load(database.url()).await;
+}
+
+async fn kill_under_load(database: &str) {
     for round in 0..3u32 {
-        let server = ServerProcess::start(&database, &[], "warn").await;
+        let server = ServerProcess::start_on(database, &[], "warn").await;
         let api = Api::new(&server);
         let start = SystemClock::default().now();
         // Names are free again: the hosts of the round before are archived.
@@ -94,7 +104,7 @@ async fn a_server_killed_under_load_has_every_acknowledged_report_and_no_half_of
         for (host_id, (token, sender)) in senders {
             outcomes.insert(host_id, (token, sender.await.unwrap()));
         }
-        let server = ServerProcess::start(&database, &[], "warn").await;
+        let server = ServerProcess::start_on(database, &[], "warn").await;
         let api = Api::new(&server);
         let acknowledged: usize = outcomes.values().map(|(_, sent)| sent.acknowledged.len()).sum();
         assert!(acknowledged >= 20, "the blow fell under load");

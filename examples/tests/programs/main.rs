@@ -4,6 +4,7 @@ mod accept;
 mod admin_token;
 mod crash;
 mod demo;
+mod postgres;
 mod readme;
 mod secrets;
 mod support;

@@ -20,12 +20,17 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the server on a database and waits until it listens.
+    /// Starts the server on a SQLite file and waits until it listens.
     pub(crate) async fn start(database: &Path, arguments: &[&str], log_level: &str) -> Self {
+        Self::start_on(&format!("sqlite://{}", database.display()), arguments, log_level).await
+    }
+
+    /// Starts the server on any database and waits until it listens.
+    pub(crate) async fn start_on(database: &str, arguments: &[&str], log_level: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_enlist-server"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--database"])
-            .arg(format!("sqlite://{}", database.display()))
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            .env("ENLIST_DATABASE", database)
             .env("ENLIST_ADMIN_TOKEN", ADMIN)
             .env("ENLIST_LOG", log_level)
             .stdout(Stdio::piped())

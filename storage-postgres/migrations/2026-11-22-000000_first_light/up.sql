@@ -1,0 +1,361 @@
+-- The schema defends itself: what core promises never to ask for is refused here as well, so that a defect, an older
+-- replica or a hand at the `psql` prompt cannot make a state that the state machines do not have.
+--
+-- Encodings: ids are UUIDs, in whose order (v7) rows are roughly in the order of creation; times are whole microseconds
+-- in UTC, written by us and never by the server's clock; sizes and counters are 0 to 2^63 - 1. Text is compared byte by
+-- byte (`COLLATE "C"`), whatever the database's locale. JSON is `json` and not `jsonb`, which would round numbers and
+-- lose the sign of a zero: a report sent again must be seen to be the same.
+--
+-- Names are not qualified here: the runner sets the search path to the one schema, for this transaction. The store
+-- tells clashes apart by the names of the constraints below.
+
+-- Which versions of Enlist can work with this schema. A migration that an older version could not live beside raises
+-- the epoch: an older replica that starts then refuses to work, and one that runs does from its next `check` on.
+-- Additive migrations leave it, so that replicas N and N - 1 coexist.
+CREATE TABLE schema_epoch (
+    -- One row, ever.
+    id     smallint NOT NULL PRIMARY KEY CHECK (id = 1),
+    epoch  bigint   NOT NULL CHECK (epoch >= 1),
+    -- Raised to see whether the database can be written.
+    probes bigint   NOT NULL DEFAULT 0 CHECK (probes >= 0)
+);
+INSERT INTO schema_epoch (id, epoch) VALUES (1, 1);
+
+-- Identity ----------------------------------------------------------------------------------------------------------
+
+CREATE TABLE hosts (
+    id                uuid             NOT NULL CONSTRAINT hosts_pkey PRIMARY KEY,
+    -- The guard of the whole aggregate: the host and its tokens.
+    revision          bigint           NOT NULL CHECK (revision >= 1),
+    -- Never null: a host without a tenant would be nobody's, and so everybody's.
+    tenant_id         text COLLATE "C" NOT NULL CHECK (tenant_id <> ''),
+    kind              text COLLATE "C" NOT NULL CHECK (kind IN ('managed', 'byoc')),
+    name              text COLLATE "C" NOT NULL CHECK (name <> ''),
+    external_id       text COLLATE "C" CHECK (external_id <> ''),
+    provider          text COLLATE "C",
+    availability_zone text COLLATE "C",
+    address           text COLLATE "C",
+    labels            json             NOT NULL CHECK (json_typeof(labels) = 'object'),
+    cordoned          boolean          NOT NULL,
+    -- Null while the host is live: lifecycle and its one fact are one column, so that they cannot disagree.
+    archived_at       timestamptz,
+    generation        bigint           NOT NULL CHECK (generation >= 0),
+    enrolled_at       timestamptz,
+    created_at        timestamptz      NOT NULL,
+    updated_at        timestamptz      NOT NULL,
+    -- What an install token's foreign key points at, and what lists a tenant's hosts in the order of their ids.
+    CONSTRAINT hosts_tenant UNIQUE (tenant_id, id)
+);
+
+-- Archived hosts give their name free; the condition is `IS NULL`, not its opposite, and a test inserts both.
+CREATE UNIQUE INDEX hosts_name ON hosts (tenant_id, name) WHERE archived_at IS NULL;
+-- Archived hosts keep their external id: it names the machine for ever.
+CREATE UNIQUE INDEX hosts_external_id ON hosts (tenant_id, external_id) WHERE external_id IS NOT NULL;
+
+CREATE TABLE host_tags (
+    host_id uuid             NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    tag     text COLLATE "C" NOT NULL CHECK (tag <> ''),
+    PRIMARY KEY (host_id, tag)
+);
+
+-- Filters and placement ask for the hosts of a tag.
+CREATE INDEX host_tags_tag ON host_tags (tag, host_id);
+
+-- Every hash that any token, of either sort, ever had. A hash is accepted once: also after the token's row, or its
+-- host, was deleted. The tokens' foreign keys point here, so that no writer can forget it: a hash that is in the
+-- register under another token's id cannot be had.
+CREATE TABLE token_hashes (
+    hash     bytea NOT NULL CONSTRAINT token_hashes_pkey PRIMARY KEY CHECK (octet_length(hash) = 32),
+    -- A token keeps its hash.
+    token_id uuid  NOT NULL CONSTRAINT token_hashes_token UNIQUE,
+    CONSTRAINT token_hashes_pair UNIQUE (hash, token_id)
+);
+
+CREATE TABLE install_tokens (
+    id              uuid             NOT NULL CONSTRAINT install_tokens_pkey PRIMARY KEY,
+    -- Of its own only when the token is bound to a tenant; otherwise the host's revision guards it.
+    revision        bigint           CHECK (revision >= 1),
+    tenant_id       text COLLATE "C" NOT NULL CHECK (tenant_id <> ''),
+    -- Null: bound to the tenant, and the exchange makes the host.
+    host_id         uuid,
+    -- SHA-256 of the token's text: the store never sees the text.
+    hash            bytea            NOT NULL CONSTRAINT install_tokens_hash UNIQUE CHECK (octet_length(hash) = 32),
+    credential_kind text COLLATE "C" NOT NULL CHECK (credential_kind IN ('bearer', 'refresh')),
+    state           text COLLATE "C" NOT NULL CHECK (state IN ('issued', 'consumed', 'revoked')),
+    -- When it came into its final state.
+    state_at        timestamptz,
+    claim           text COLLATE "C" CHECK (claim IN ('client', 'server')),
+    -- Of the agent token for a client's claim; of the Idempotency-Key, if there was one, for a server's.
+    claim_hash      bytea            CHECK (octet_length(claim_hash) = 32),
+    -- What it bought. No foreign key: a tenant's token stays consumed when the host that it made is deleted.
+    agent_token_id  uuid,
+    created_by      text COLLATE "C" NOT NULL CHECK (created_by <> ''),
+    created_at      timestamptz      NOT NULL,
+    expires_at      timestamptz      NOT NULL,
+    CONSTRAINT install_tokens_hash_seen FOREIGN KEY (hash, id) REFERENCES token_hashes (hash, token_id),
+    -- A token of one tenant that enrols a host of another would cross the one border that must hold: both columns.
+    CONSTRAINT install_tokens_host_of_tenant FOREIGN KEY (tenant_id, host_id) REFERENCES hosts (tenant_id, id)
+        ON DELETE CASCADE,
+    CONSTRAINT install_tokens_revision_own CHECK ((host_id IS NULL) = (revision IS NOT NULL)),
+    -- A state comes with exactly its facts: "consumed" without a claim could be consumed again by anybody.
+    CONSTRAINT install_tokens_state_facts CHECK (CASE state
+        WHEN 'issued'   THEN state_at IS NULL AND claim IS NULL AND agent_token_id IS NULL
+        WHEN 'consumed' THEN state_at IS NOT NULL AND claim IS NOT NULL AND agent_token_id IS NOT NULL
+        WHEN 'revoked'  THEN state_at IS NOT NULL AND claim IS NULL AND agent_token_id IS NULL
+    END),
+    -- A client's claim is its hash; only a server's may lack one.
+    CONSTRAINT install_tokens_claim_facts CHECK (CASE
+        WHEN claim IS NULL    THEN claim_hash IS NULL
+        WHEN claim = 'client' THEN claim_hash IS NOT NULL
+        ELSE TRUE
+    END)
+);
+
+-- Minting revokes the earlier one: two that can be exchanged would enrol two agents on one host.
+CREATE UNIQUE INDEX install_tokens_issued ON install_tokens (host_id) WHERE state = 'issued' AND host_id IS NOT NULL;
+CREATE INDEX install_tokens_host ON install_tokens (host_id, id) WHERE host_id IS NOT NULL;
+-- What the foreign key looks for when a host is deleted.
+CREATE INDEX install_tokens_tenant ON install_tokens (tenant_id, host_id);
+
+CREATE TABLE agent_tokens (
+    id                      uuid             NOT NULL CONSTRAINT agent_tokens_pkey PRIMARY KEY,
+    host_id                 uuid             NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    lineage_id              uuid             NOT NULL,
+    -- SHA-256 of the token's text: the store never sees the text.
+    hash                    bytea            NOT NULL CONSTRAINT agent_tokens_hash UNIQUE
+                                             CHECK (octet_length(hash) = 32),
+    kind                    text COLLATE "C" NOT NULL CHECK (kind IN ('bearer', 'refresh')),
+    name                    text COLLATE "C" CHECK (name <> ''),
+    origin                  text COLLATE "C" NOT NULL CHECK (origin IN ('exchange', 'issued', 'proposed', 'rotated')),
+    -- The tokens that a token names are not foreign keys: they may be pruned before it, and then it still names them.
+    origin_install_token_id uuid,
+    origin_actor_id         text COLLATE "C" CHECK (origin_actor_id <> ''),
+    predecessor_id          uuid,
+    state                   text COLLATE "C" NOT NULL
+        CHECK (state IN ('pending', 'active', 'retired', 'displaced', 'revoked')),
+    -- When it came into its state; a pending one has only `created_at`.
+    state_at                timestamptz,
+    -- The token that took its place: of a retired or a displaced one.
+    succeeded_by            uuid,
+    retired_by              text COLLATE "C" CHECK (retired_by IN ('agent', 'administrator')),
+    revoke_reason           text COLLATE "C" CHECK (revoke_reason IN
+        ('administrator', 'cut_off', 'host_archived', 'reenrolled', 'reuse_detected')),
+    created_at              timestamptz      NOT NULL,
+    expires_at              timestamptz,
+    -- Contact, not identity: written coarsely, never under the revision.
+    last_used_at            timestamptz,
+    CONSTRAINT agent_tokens_hash_seen FOREIGN KEY (hash, id) REFERENCES token_hashes (hash, token_id),
+    CONSTRAINT agent_tokens_origin_facts CHECK (CASE origin
+        WHEN 'exchange' THEN origin_install_token_id IS NOT NULL AND origin_actor_id IS NULL AND predecessor_id IS NULL
+        WHEN 'issued'   THEN origin_install_token_id IS NULL AND origin_actor_id IS NOT NULL AND predecessor_id IS NULL
+        WHEN 'proposed' THEN origin_install_token_id IS NULL AND origin_actor_id IS NULL AND predecessor_id IS NOT NULL
+        WHEN 'rotated'  THEN origin_install_token_id IS NULL AND origin_actor_id IS NOT NULL
+                             AND predecessor_id IS NOT NULL
+    END),
+    -- A state comes with exactly its facts: "retired" without a successor could not tell a late duplicate from a theft.
+    CONSTRAINT agent_tokens_state_facts CHECK (CASE state
+        WHEN 'pending'   THEN state_at IS NULL AND succeeded_by IS NULL AND retired_by IS NULL AND revoke_reason IS NULL
+        WHEN 'active'    THEN state_at IS NOT NULL AND succeeded_by IS NULL AND retired_by IS NULL
+                              AND revoke_reason IS NULL
+        WHEN 'retired'   THEN state_at IS NOT NULL AND succeeded_by IS NOT NULL AND retired_by IS NOT NULL
+                              AND revoke_reason IS NULL
+        WHEN 'displaced' THEN state_at IS NOT NULL AND succeeded_by IS NOT NULL AND retired_by IS NULL
+                              AND revoke_reason IS NULL
+        WHEN 'revoked'   THEN state_at IS NOT NULL AND succeeded_by IS NULL AND retired_by IS NULL
+                              AND revoke_reason IS NOT NULL
+    END)
+);
+
+-- Two active tokens of a lineage are two holders of one credential; two pending ones, two successors of one token.
+CREATE UNIQUE INDEX agent_tokens_active ON agent_tokens (lineage_id) WHERE state = 'active';
+CREATE UNIQUE INDEX agent_tokens_pending ON agent_tokens (lineage_id) WHERE state = 'pending';
+CREATE INDEX agent_tokens_host ON agent_tokens (host_id, id);
+
+-- What is left of the agent tokens of a deleted host: its agent can be told, and the hash stays refused, until both
+-- rows go together. One direction only: what goes by age is the register's row, and this one with it.
+CREATE TABLE tombstones (
+    hash       bytea       NOT NULL PRIMARY KEY REFERENCES token_hashes (hash) ON DELETE CASCADE,
+    token_id   uuid        NOT NULL,
+    host_id    uuid        NOT NULL,
+    deleted_at timestamptz NOT NULL
+);
+CREATE INDEX tombstones_deleted_at ON tombstones (deleted_at);
+
+-- Hosts whose containers and snapshots still have to go. Until they have, the id is not given again.
+CREATE TABLE deleted_hosts (
+    host_id    uuid        NOT NULL PRIMARY KEY,
+    deleted_at timestamptz NOT NULL
+);
+
+CREATE TABLE events (
+    -- Given under an advisory lock that is held until the end of the transaction, so that the order of positions is the
+    -- order of commits. A sequence: a position is never given twice, also after the newest events were pruned.
+    position  bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id        uuid             NOT NULL,
+    at        timestamptz      NOT NULL,
+    tenant_id text COLLATE "C" NOT NULL CHECK (tenant_id <> ''),
+    -- No foreign key: what happened to a host is told after it was deleted as well.
+    host_id   uuid,
+    host_kind text COLLATE "C" CHECK (host_kind IN ('managed', 'byoc')),
+    actor_id  text COLLATE "C" CHECK (actor_id <> ''),
+    type      text COLLATE "C" NOT NULL CHECK (type <> ''),
+    data      json             NOT NULL,
+    -- A host's event without its kind would be shown to everybody in the tenant, whatever kinds they may see.
+    CONSTRAINT events_host_kind CHECK (host_id IS NULL OR host_kind IS NOT NULL)
+);
+
+-- Both end in the position: a page is a range of them.
+CREATE INDEX events_tenant ON events (tenant_id, position);
+CREATE INDEX events_host ON events (host_id, position) WHERE host_id IS NOT NULL;
+-- Events come roughly in the order of their times: a few pages of index are enough to find the old ones.
+CREATE INDEX events_at ON events USING brin (at);
+
+-- Contact -----------------------------------------------------------------------------------------------------------
+
+-- No foreign keys from here on, no sequences, and a key that leads with the host: these tables can be distributed by
+-- host, and a deleted host's history is removed in bounded steps rather than by one cascade.
+
+-- A row of its own beside the host's: it is rewritten with every report, by another owner, and never under the
+-- revision. Room on each page, and no second index, so that rewriting touches no index.
+CREATE TABLE host_presence (
+    host_id            uuid             NOT NULL PRIMARY KEY,
+    presence           text COLLATE "C" NOT NULL CHECK (presence IN ('pending', 'online', 'unreachable')),
+    -- By the server's clock.
+    last_seen_at       timestamptz,
+    -- When the silence was noticed.
+    unreachable_since  timestamptz,
+    facts              json             NOT NULL CHECK (json_typeof(facts) = 'object'),
+    -- `recorded_at` of the newest stored report: kept when that report itself is pruned.
+    newest_report_at   timestamptz,
+    -- When the newest report that named all containers arrived: the containers that are not removed were in it, so
+    -- that their rows need not be rewritten to say so.
+    last_complete_at   timestamptz,
+    -- Raised by every write of a container row of the host: whoever caches those rows compares it.
+    containers_version bigint           NOT NULL CHECK (containers_version >= 0),
+    CONSTRAINT host_presence_facts CHECK (CASE presence
+        WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
+        WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
+        WHEN 'unreachable' THEN last_seen_at IS NOT NULL AND unreachable_since IS NOT NULL
+    END)
+) WITH (fillfactor = 60);
+
+-- A host that is deleted past the store leaves what the store's deletion leaves: tombstones, the id to be cleaned up
+-- behind, and no presence, so that nothing it reported is read out. The store has done all of it before, by its own
+-- clock. The search path is this transaction's: whoever deletes may have another.
+CREATE FUNCTION bury_host() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO tombstones (hash, token_id, host_id, deleted_at)
+        SELECT hash, id, host_id, now() FROM agent_tokens WHERE host_id = OLD.id
+        ON CONFLICT DO NOTHING;
+    INSERT INTO deleted_hosts (host_id, deleted_at) VALUES (OLD.id, now()) ON CONFLICT DO NOTHING;
+    DELETE FROM host_presence WHERE host_id = OLD.id;
+    RETURN OLD;
+END
+$$;
+CREATE TRIGGER hosts_bury BEFORE DELETE ON hosts FOR EACH ROW EXECUTE FUNCTION bury_host();
+
+CREATE TABLE containers (
+    host_id       uuid             NOT NULL,
+    container_id  text COLLATE "C" NOT NULL CHECK (container_id <> ''),
+    name          text COLLATE "C" NOT NULL,
+    image         text COLLATE "C" NOT NULL,
+    image_tag     text COLLATE "C",
+    state         text COLLATE "C" NOT NULL,
+    health        text COLLATE "C",
+    restarts      bigint           CHECK (restarts >= 0),
+    exit_code     bigint,
+    oom_killed    boolean,
+    -- Null: none.
+    ports         json,
+    labels        json,
+    started_at    timestamptz,
+    finished_at   timestamptz,
+    error         text COLLATE "C",
+    first_seen_at timestamptz      NOT NULL,
+    -- When the row was last written for the container being there; `host_presence.last_complete_at` may be later.
+    last_seen_at  timestamptz      NOT NULL,
+    removed_at    timestamptz,
+    -- Also the order in which they are listed.
+    PRIMARY KEY (host_id, container_id)
+);
+
+-- Each report that is the newest is compared with what runs now; without this, that would cost as much as everything
+-- that ever ran on a host that builds images all day.
+CREATE INDEX containers_present ON containers (host_id) WHERE removed_at IS NULL;
+-- What goes by age.
+CREATE INDEX containers_removed ON containers (removed_at) WHERE removed_at IS NOT NULL;
+
+-- A report is one row, its containers' numbers included: they are appended together, read together and dropped
+-- together, and there is nothing to look up for each. Parallel arrays, in the order of `container_ids`; all null when
+-- the report measured no container; an element that is null is a number that is unknown.
+--
+-- One partition for each UTC day, so that what is old is dropped and not deleted. There is no default partition: it would
+-- have to be searched whenever a day is added. Whoever appends makes the days that it needs.
+CREATE TABLE host_metric_snapshots (
+    host_id                       uuid        NOT NULL,
+    recorded_at                   timestamptz NOT NULL,
+    received_at                   timestamptz NOT NULL,
+    cpu_percent                   double precision,
+    load_1m                       double precision,
+    load_5m                       double precision,
+    load_15m                      double precision,
+    memory_used_bytes             bigint,
+    memory_total_bytes            bigint,
+    swap_used_bytes               bigint,
+    swap_total_bytes              bigint,
+    disk_used_bytes               bigint,
+    disk_total_bytes              bigint,
+    network_rx_bytes              bigint,
+    network_tx_bytes              bigint,
+    uptime_seconds                bigint,
+    -- Null: none. JSON, since its names are the embedding service's.
+    custom                        json,
+    -- Null: the report said nothing of its agent.
+    agent                         json,
+    container_ids                 text[] COLLATE "C",
+    container_cpu_cores           double precision[],
+    container_memory_used_bytes   bigint[],
+    container_memory_limit_bytes  bigint[],
+    container_network_rx_bytes    bigint[],
+    container_network_tx_bytes    bigint[],
+    container_block_read_bytes    bigint[],
+    container_block_write_bytes   bigint[],
+    container_pids                bigint[],
+    -- A report's identity, and the one index that reads need.
+    PRIMARY KEY (host_id, recorded_at),
+    -- Numbers that do not stand beside their container would be another's.
+    CONSTRAINT host_metric_snapshots_parallel CHECK (
+        CASE WHEN container_ids IS NULL
+        THEN num_nonnulls(container_cpu_cores, container_memory_used_bytes, container_memory_limit_bytes,
+            container_network_rx_bytes, container_network_tx_bytes, container_block_read_bytes,
+            container_block_write_bytes, container_pids) = 0
+        ELSE num_nulls(container_cpu_cores, container_memory_used_bytes, container_memory_limit_bytes,
+            container_network_rx_bytes, container_network_tx_bytes, container_block_read_bytes,
+            container_block_write_bytes, container_pids) = 0
+            AND cardinality(container_ids) > 0
+            AND array_position(container_ids, NULL) IS NULL
+            AND cardinality(container_cpu_cores) = cardinality(container_ids)
+            AND cardinality(container_memory_used_bytes) = cardinality(container_ids)
+            AND cardinality(container_memory_limit_bytes) = cardinality(container_ids)
+            AND cardinality(container_network_rx_bytes) = cardinality(container_ids)
+            AND cardinality(container_network_tx_bytes) = cardinality(container_ids)
+            AND cardinality(container_block_read_bytes) = cardinality(container_ids)
+            AND cardinality(container_block_write_bytes) = cardinality(container_ids)
+            AND cardinality(container_pids) = cardinality(container_ids)
+        END)
+) PARTITION BY RANGE (recorded_at);
+
+-- The same by container, for people.
+CREATE VIEW container_metric_snapshots AS
+SELECT snapshot.host_id, snapshot.recorded_at, measured.container_id, measured.cpu_cores, measured.memory_used_bytes,
+       measured.memory_limit_bytes, measured.network_rx_bytes, measured.network_tx_bytes, measured.block_read_bytes,
+       measured.block_write_bytes, measured.pids
+FROM host_metric_snapshots AS snapshot
+CROSS JOIN LATERAL unnest(
+    snapshot.container_ids, snapshot.container_cpu_cores, snapshot.container_memory_used_bytes,
+    snapshot.container_memory_limit_bytes, snapshot.container_network_rx_bytes, snapshot.container_network_tx_bytes,
+    snapshot.container_block_read_bytes, snapshot.container_block_write_bytes, snapshot.container_pids
+) AS measured (
+    container_id, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
+    block_read_bytes, block_write_bytes, pids
+);

@@ -1,0 +1,224 @@
+//! How values of ours stand in columns. Encoded here and nowhere else, so that no feature of sqlx for times, UUIDs or
+//! JSON is switched on in the embedding service's build.
+
+use std::str::FromStr;
+
+use enlist_core::{AgentTokenId, EventId, HostId, InstallTokenId, LineageId, Timestamp, TokenHash};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres};
+use sqlx::{Decode, Encode, Type};
+use uuid::Uuid;
+
+use crate::error::Failure;
+
+/// Microseconds from 1970 to 2000, from where PostgreSQL counts.
+const MICROS_TO_2000: i64 = 946_684_800_000_000;
+
+/// Declares how a newtype stands on the wire: its type, that of arrays of it, and its bytes both ways.
+macro_rules! column {
+    ($name:ident, $oid:literal, $array_oid:literal, $encode:expr, $decode:expr) => {
+        impl Type<Postgres> for $name {
+            fn type_info() -> PgTypeInfo {
+                // The numbers of built-in types are fixed for ever (`pg_type.dat`).
+                PgTypeInfo::with_oid(Oid($oid))
+            }
+        }
+
+        impl PgHasArrayType for $name {
+            fn array_type_info() -> PgTypeInfo {
+                PgTypeInfo::with_oid(Oid($array_oid))
+            }
+        }
+
+        impl Encode<'_, Postgres> for $name {
+            fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+                let encode: fn(&Self, &mut PgArgumentBuffer) -> Result<(), BoxDynError> = $encode;
+                encode(self, buffer)?;
+                Ok(IsNull::No)
+            }
+        }
+
+        impl Decode<'_, Postgres> for $name {
+            fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+                // Every statement with values is of the extended protocol, and that is asked for binary values.
+                if value.format() != PgValueFormat::Binary {
+                    return Err("a value came as text".into());
+                }
+                let decode: fn(&[u8]) -> Result<Self, BoxDynError> = $decode;
+                decode(value.as_bytes()?)
+            }
+        }
+    };
+}
+
+/// An id: a `uuid`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Id(Uuid);
+
+column!(
+    Id,
+    2950,
+    2951,
+    |id, buffer| {
+        buffer.extend_from_slice(id.0.as_bytes());
+        Ok(())
+    },
+    |bytes| Uuid::from_slice(bytes).map(Self).map_err(|_| "an id is 16 bytes".into())
+);
+
+macro_rules! ids {
+    ($($name:ident),*) => {$(
+        impl From<$name> for Id {
+            fn from(id: $name) -> Self {
+                Self(*id.as_uuid())
+            }
+        }
+
+        impl From<Id> for $name {
+            fn from(id: Id) -> Self {
+                Self::from_uuid(id.0)
+            }
+        }
+    )*};
+}
+ids!(HostId, InstallTokenId, AgentTokenId, LineageId, EventId);
+
+/// A token's hash: a `bytea` of 32 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hash(pub(crate) TokenHash);
+
+column!(
+    Hash,
+    17,
+    1001,
+    |hash, buffer| {
+        buffer.extend_from_slice(hash.0.as_bytes());
+        Ok(())
+    },
+    |bytes| {
+        let bytes = bytes.try_into().map_err(|_| "a hash is 32 bytes")?;
+        Ok(Self(TokenHash::from_bytes(bytes)))
+    }
+);
+
+/// A moment: a `timestamptz`, which is microseconds since 2000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct At(pub(crate) Timestamp);
+
+column!(
+    At,
+    1184,
+    1185,
+    |at, buffer| {
+        buffer.extend_from_slice(&(at.0.unix_micros() - MICROS_TO_2000).to_be_bytes());
+        Ok(())
+    },
+    |bytes| {
+        let micros = i64::from_be_bytes(bytes.try_into().map_err(|_| "a time is 8 bytes")?);
+        let at = micros.checked_add(MICROS_TO_2000).and_then(Timestamp::from_unix_micros);
+        at.map(Self).ok_or_else(|| "a time is out of its bounds".into())
+    }
+);
+
+/// A size, a counter or a revision: a `bigint` that is not negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Count(pub(crate) u64);
+
+column!(
+    Count,
+    20,
+    1016,
+    |count, buffer| {
+        let number = i64::try_from(count.0).map_err(|_| "a counter is at most 2^63 - 1")?;
+        buffer.extend_from_slice(&number.to_be_bytes());
+        Ok(())
+    },
+    |bytes| {
+        let number = i64::from_be_bytes(bytes.try_into().map_err(|_| "a counter is 8 bytes")?);
+        u64::try_from(number).map(Self).map_err(|_| "a counter is not negative".into())
+    }
+);
+
+/// Reads a bounded text back. The error is ours, since its own could repeat the text.
+pub(crate) fn parse<T: FromStr>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|_| Failure::Corrupt("a stored text is out of its bounds"))
+}
+
+/// Reads a bounded text that may be absent.
+pub(crate) fn parse_optional<T: FromStr>(text: Option<&str>) -> Result<Option<T>, Failure> {
+    text.map(parse).transpose()
+}
+
+/// A fact that the schema demands of a row's state.
+pub(crate) fn required<T>(fact: Option<T>) -> Result<T, Failure> {
+    fact.ok_or(Failure::Corrupt("a stored state lacks one of its facts"))
+}
+
+/// A word that the schema does not admit.
+pub(crate) const UNKNOWN_WORD: Failure = Failure::Corrupt("a stored word is none of those that it can be");
+
+/// Writes a value as JSON text.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|_| Failure::Invalid("a value cannot be written as JSON"))
+}
+
+/// Reads JSON text back. The error is ours, since serde's would quote the value.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|_| Failure::Corrupt("a stored JSON text cannot be read"))
+}
+
+/// The `LIMIT` that reads one row more than a page holds, so that it shows whether any follow.
+pub(crate) fn overread(limit: usize) -> i64 {
+    bounded(limit).saturating_add(1)
+}
+
+/// A limit as PostgreSQL takes it.
+pub(crate) fn bounded(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A number of containers as an array literal. Arrays of arrays of different lengths do not exist in PostgreSQL, so a
+/// batch of reports carries the arrays of each as text, which the statement casts.
+pub(crate) fn array_literal<T>(items: impl Iterator<Item = Option<T>>, write: impl Fn(&mut String, T)) -> String {
+    let mut text = String::from("{");
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        match item {
+            None => text.push_str("NULL"),
+            Some(item) => write(&mut text, item),
+        }
+    }
+    text.push('}');
+    text
+}
+
+/// Writes an element of a text array: always quoted, so that no text is taken for a null or a brace.
+pub(crate) fn quote_element(literal: &mut String, text: &str) {
+    literal.push('"');
+    for c in text.chars() {
+        if matches!(c, '"' | '\\') {
+            literal.push('\\');
+        }
+        literal.push(c);
+    }
+    literal.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_quoted_so_that_none_is_taken_for_syntax() {
+        let items = [Some(r#"a"b\c"#), None, Some("NULL"), Some("{},"), Some("")];
+        let literal = array_literal(items.into_iter(), quote_element);
+        assert_eq!(literal, r#"{"a\"b\\c",NULL,"NULL","{},",""}"#);
+        assert_eq!(array_literal([].into_iter(), |_, (): ()| {}), "{}");
+    }
+}

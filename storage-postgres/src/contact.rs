@@ -1,0 +1,110 @@
+//! Contact: what a transaction of reports or heartbeats knows of the hosts that it meets, and writes at its end.
+
+use std::collections::HashMap;
+
+use enlist_core::event::{Event, NewEvent};
+use enlist_core::host::Lifecycle;
+use enlist_core::store::{Contact, Silence, came_online, went_silent};
+
+use crate::column::{At, Id};
+use crate::error::Failure;
+use crate::host::{self, HostHead};
+use crate::presence::{self, PresenceRow};
+use crate::transaction::Db;
+use crate::{agent_token, event};
+
+/// `touch`, inside a transaction.
+pub(crate) async fn touch(db: &mut Db, contacts: &[Contact]) -> Result<Vec<Event>, Failure> {
+    let mut visits = Visits::begin(db, contacts.iter().map(|contact| contact.host_id.into()).collect()).await?;
+    for contact in contacts {
+        visits.contact(contact);
+    }
+    visits.finish(db).await
+}
+
+/// `mark_silent`, inside a transaction.
+pub(crate) async fn mark_silent(db: &mut Db, silences: &[Silence]) -> Result<Vec<Event>, Failure> {
+    let mut visits = Visits::begin(db, silences.iter().map(|silence| silence.host_id.into()).collect()).await?;
+    for silence in silences {
+        visits.silence(silence);
+    }
+    visits.finish(db).await
+}
+
+/// The hosts that a transaction meets: each is locked and read once, and written once.
+#[derive(Debug)]
+pub(crate) struct Visits {
+    hosts: HashMap<Id, Visit>,
+    /// The latest use of each token, with its host.
+    uses: HashMap<(Id, Id), At>,
+    /// In the order in which they happened.
+    events: Vec<NewEvent>,
+}
+
+/// A host that a transaction meets.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    /// What it shows of itself.
+    pub(crate) presence: PresenceRow,
+    head: HostHead,
+}
+
+impl Visit {
+    /// Whether the host is out of service: then nothing is written for it.
+    pub(crate) const fn is_archived(&self) -> bool {
+        matches!(self.head.lifecycle, Lifecycle::Archived { .. })
+    }
+}
+
+impl Visits {
+    /// Two statements, however many hosts: their presence is locked, and then read is what the administrator says of
+    /// them. Not in one: it would see the moment before the lock was had, and a report would be taken for a host that
+    /// was archived meanwhile.
+    pub(crate) async fn begin(db: &mut Db, hosts: Vec<Id>) -> Result<Self, Failure> {
+        let rows = if hosts.is_empty() { Vec::new() } else { presence::lock(db, hosts).await? };
+        let mut heads = if rows.is_empty() {
+            Default::default()
+        } else {
+            host::heads(db, rows.iter().map(|row| row.host_id).collect()).await?
+        };
+        let hosts = rows.into_iter().filter_map(|presence| {
+            let head = heads.remove(&presence.host_id)?;
+            Some((presence.host_id, Visit { presence, head }))
+        });
+        Ok(Self { hosts: hosts.collect(), uses: HashMap::new(), events: Vec::new() })
+    }
+
+    /// The host, if there is one.
+    pub(crate) fn get_mut(&mut self, host_id: Id) -> Option<&mut Visit> {
+        self.hosts.get_mut(&host_id)
+    }
+
+    /// Notes that a host proved its credential. Absent and archived hosts are passed over.
+    pub(crate) fn contact(&mut self, contact: &Contact) {
+        let host_id = Id::from(contact.host_id);
+        let Some(visit) = self.hosts.get_mut(&host_id).filter(|visit| !visit.is_archived()) else { return };
+        let before = visit.presence.presence();
+        let after = before.contact(contact.at);
+        visit.presence.set_presence(after);
+        self.events.extend(came_online(contact, &visit.head.tenant_id, visit.head.kind, before, after));
+        let used_at = self.uses.entry((contact.token_id.into(), host_id)).or_insert(At(contact.at));
+        *used_at = At(contact.at).max(*used_at);
+    }
+
+    fn silence(&mut self, silence: &Silence) {
+        let visit = self.hosts.get_mut(&silence.host_id.into());
+        let Some(visit) = visit.filter(|visit| !visit.is_archived()) else { return };
+        let before = visit.presence.presence();
+        let after = before.silence(silence.at, silence.window);
+        visit.presence.set_presence(after);
+        self.events.extend(went_silent(silence, &visit.head.tenant_id, visit.head.kind, before, after));
+    }
+
+    /// Writes what changed; returns the events.
+    pub(crate) async fn finish(self, db: &mut Db) -> Result<Vec<Event>, Failure> {
+        presence::put(db, &self.hosts.values().map(|visit| &visit.presence).collect::<Vec<_>>()).await?;
+        let uses: Vec<_> = self.uses.into_iter().map(|((token, host), at)| (token, host, at)).collect();
+        agent_token::note_uses(db, &uses).await?;
+        event::append(db, self.events).await
+    }
+}

@@ -1,0 +1,28 @@
+#![doc = include_str!("../README.md")]
+
+mod agent_token;
+mod aggregate;
+mod builder;
+mod column;
+mod contact;
+mod container;
+mod error;
+mod event;
+mod host;
+mod install_token;
+mod migrate;
+mod partition;
+mod presence;
+mod prune;
+mod scope;
+mod snapshot;
+mod sql;
+mod store;
+mod subscription;
+mod telemetry;
+mod transaction;
+
+pub use builder::PgStoreBuilder;
+/// The sqlx that the pool has to be of.
+pub use sqlx;
+pub use store::PgStore;

@@ -1,0 +1,224 @@
+//! [`PgStore`]: the contract, each method on a connection of the pool.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use enlist_core::TokenHash;
+use enlist_core::agent_token::AgentToken;
+use enlist_core::event::Event;
+use enlist_core::install_token::InstallToken;
+use enlist_core::store::{
+    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
+    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store, StoreError,
+    Subscription, TelemetryQuery,
+};
+use enlist_core::telemetry::HostSnapshot;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Row};
+
+use crate::builder::{PgStoreBuilder, UNREADABLE};
+use crate::column::Count;
+use crate::error::Failure;
+use crate::migrate::{self, Gate};
+use crate::partition::Partitions;
+use crate::sql::Sql;
+use crate::transaction::in_task;
+use crate::{agent_token, aggregate, contact, container, event, host, install_token, prune, subscription, telemetry};
+
+/// How many connections [`PgStore::connect`] opens at most, and how long a call waits for one of them.
+const POOL: (u32, Duration) = (16, Duration::from_secs(5));
+
+/// A change that PostgreSQL has to write: an update of the same value is one too.
+const PROBE: &str = "UPDATE {schema}.schema_epoch SET probes = (probes + 1) % 1000000 RETURNING epoch";
+
+/// A fleet in one schema of a PostgreSQL database. Cloning gives another handle on the same; see the
+/// [crate's documentation](crate).
+///
+/// It is used within a Tokio runtime whose I/O and time drivers are switched on. Writing methods run in tasks of their
+/// own: dropping their futures leaves all of their effect or none, and no transaction open.
+#[derive(Debug, Clone)]
+pub struct PgStore {
+    shared: Arc<Shared>,
+}
+
+/// What the handles of a store share.
+pub(crate) struct Shared {
+    /// Where connections come from.
+    pub(crate) pool: PgPool,
+    /// The schema, and the statements about it.
+    pub(crate) sql: Sql,
+    /// The way to PostgreSQL itself, if one is known.
+    pub(crate) listen: Option<PgConnectOptions>,
+    /// Whether the pool's connections change from transaction to transaction.
+    pub(crate) through_pooler: bool,
+    /// Whether the schema fits.
+    pub(crate) gate: Gate,
+    /// The days of snapshots that are there.
+    pub(crate) partitions: Partitions,
+}
+
+/// Says nothing of how the database is reached: that holds a password.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("schema", &self.sql.schema())
+            .field("through_pooler", &self.through_pooler)
+            .field("listens", &self.listen.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PgStore {
+    /// Begins a store on a pool of the embedding service's own: `sqlx` 0.9, which this crate re-exports.
+    pub fn builder(pool: PgPool) -> PgStoreBuilder {
+        PgStoreBuilder::new(pool)
+    }
+
+    /// A store with a pool of its own, in the schema `enlist`, with subscriptions: for a database that is reached
+    /// directly, at `postgres://user@host/database` or `postgres://user@localhost/database?host=/var/run/postgresql`.
+    ///
+    /// It makes no tables, see [`PgStore::migrate`].
+    ///
+    /// Without the feature `tls`, the default `sslmode=prefer` means plaintext: over a network, switch the feature on
+    /// and say `sslmode=verify-full`.
+    ///
+    /// # Errors
+    /// `Invalid` when the URL cannot be read; `Unavailable` when the database cannot be reached within five seconds.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let options = url.parse::<PgConnectOptions>().map_err(|_| Failure::Invalid(UNREADABLE))?;
+        let pool = PgPoolOptions::new().max_connections(POOL.0).acquire_timeout(POOL.1);
+        let pool = pool.connect_with(options.clone()).await.map_err(Failure::from)?;
+        Self::builder(pool).listen_options(options).build()
+    }
+
+    pub(crate) const fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Brings the schema to this version, making it if there is none: all missing migrations, or none. Does nothing
+    /// when none is missing, and can be called by several replicas at once. Goes to the `listen_url` if there is one.
+    ///
+    /// Dropping the future does not stop it.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database cannot be reached or written, or the role may not make what is missing;
+    /// `SchemaVersion` when a later version has made the schema one that this version cannot work with; `Invalid` when
+    /// the schema holds tables that are not ours.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        Ok(in_task(migrate::migrate(Arc::clone(&self.shared))).await?)
+    }
+
+    /// Closes the pool for every handle of this store, and for whoever else uses it: what is under way is waited for,
+    /// whatever is asked from now on is `Unavailable`. Nothing is lost without it.
+    pub async fn close(&self) {
+        self.shared.pool.close().await;
+    }
+}
+
+#[async_trait]
+impl Store for PgStore {
+    async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError> {
+        let key = *key;
+        self.shared.snapshot(move |db| Box::pin(async move { aggregate::load(db, &key).await })).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        let commit = Arc::new(commit);
+        self.shared
+            .write(move |db| {
+                let commit = Arc::clone(&commit);
+                Box::pin(async move { aggregate::commit(db, &commit).await })
+            })
+            .await
+    }
+
+    async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Known>, StoreError> {
+        let hash = *hash;
+        self.shared.read(move |db| Box::pin(async move { agent_token::authenticate(db, &hash).await })).await
+    }
+
+    async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
+        let lookup = lookup.clone();
+        self.shared.read(move |db| Box::pin(async move { host::find(db, &lookup).await })).await
+    }
+
+    async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
+        let query = query.clone();
+        self.shared.read(move |db| Box::pin(async move { host::list(db, &query).await })).await
+    }
+
+    async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
+        let query = query.clone();
+        self.shared.read(move |db| Box::pin(async move { install_token::list(db, &query).await })).await
+    }
+
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
+        let query = query.clone();
+        self.shared.read(move |db| Box::pin(async move { agent_token::list(db, &query).await })).await
+    }
+
+    async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+        let query = query.clone();
+        self.shared.read(move |db| Box::pin(async move { event::list(db, &query).await })).await
+    }
+
+    async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
+        Ok(in_task(telemetry::append(Arc::clone(&self.shared), reports)).await?)
+    }
+
+    async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
+        let contacts: Arc<[Contact]> = contacts.into();
+        self.shared
+            .write(move |db| {
+                let contacts = Arc::clone(&contacts);
+                Box::pin(async move { contact::touch(db, &contacts).await })
+            })
+            .await
+    }
+
+    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
+        let silences: Arc<[Silence]> = silences.into();
+        self.shared
+            .write(move |db| {
+                let silences = Arc::clone(&silences);
+                Box::pin(async move { contact::mark_silent(db, &silences).await })
+            })
+            .await
+    }
+
+    async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
+        self.shared.read(move |_| Box::pin(async { Ok(()) })).await?;
+        let Some(options) = &self.shared.listen else { return Ok(None) };
+        Ok(Some(subscription::subscribe(&self.shared, options).await?))
+    }
+
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        Ok(in_task(prune::prune(Arc::clone(&self.shared), *prune)).await?)
+    }
+
+    async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
+        let query = query.clone();
+        self.shared.read(move |db| Box::pin(async move { container::list(db, &query).await })).await
+    }
+
+    async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError> {
+        let query = query.clone();
+        self.shared.read(move |db| Box::pin(async move { telemetry::list(db, &query).await })).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        // A write that is committed: a replica in recovery, a read-only database or a full disk shows itself here and
+        // not only with a report. So does a later version that has left this one behind.
+        self.shared
+            .write(|db| {
+                Box::pin(async move {
+                    let row = db.query(PROBE).fetch_optional(db.connection()).await?;
+                    let epoch = row.map(|row| row.try_get::<Count, _>("epoch")).transpose()?;
+                    db.shared().gate.reconsider(epoch)
+                })
+            })
+            .await
+    }
+}

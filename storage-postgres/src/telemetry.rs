@@ -1,0 +1,208 @@
+//! Reports: appended with the contact that they prove; read back in the order in which they were measured.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Page, TelemetryQuery};
+use enlist_core::telemetry::{HostSnapshot, Report};
+
+use crate::column::{At, Id};
+use crate::contact::Visits;
+use crate::error::Failure;
+use crate::partition::Day;
+use crate::snapshot::{self, SnapshotRow};
+use crate::store::Shared;
+use crate::transaction::Db;
+use crate::{contact, container};
+
+/// What tells a report from all others.
+pub(crate) type ReportKey = (Id, At);
+
+/// `append`: all reports in one transaction. If that fails for a reason that one of them may be, each gets one of its
+/// own, so that the bad one fails alone.
+pub(crate) async fn append(shared: Arc<Shared>, reports: Vec<Append>) -> Result<Appended, Failure> {
+    if reports.is_empty() {
+        // Unmigrated is unmigrated, whatever there is to store.
+        shared.attempt(&[], |_| Box::pin(async { Ok(()) })).await?;
+        return Ok(Appended { outcomes: Vec::new(), events: Vec::new() });
+    }
+    let mut appended = Appended { outcomes: Vec::with_capacity(reports.len()), events: Vec::new() };
+    match append_together(&shared, &reports).await {
+        Err(failure) if failure.may_be_of_one_piece() => {}
+        answer => return answer,
+    }
+    for (place, append) in reports.iter().enumerate() {
+        match append_together(&shared, std::slice::from_ref(append)).await {
+            Ok(one) => {
+                appended.outcomes.extend(one.outcomes);
+                appended.events.extend(one.events);
+            }
+            Err(failure) if !failure.may_be_of_one_piece() => {
+                // The others would fail alike, each after its own wait.
+                let kind = failure.kind();
+                appended.outcomes.push(AppendOutcome::Failed(failure.into()));
+                appended.outcomes.extend(reports[place + 1..].iter().map(|_| AppendOutcome::Failed(kind.into())));
+                break;
+            }
+            Err(failure) => {
+                // What a report says never changes presence: the host has proved its credential all the same. If even
+                // that cannot be noted, its next contact will be.
+                let contacts = [append.contact.clone()];
+                let noted = shared.attempt(&[], |db| {
+                    let contacts = contacts.clone();
+                    Box::pin(async move { contact::touch(db, &contacts).await })
+                });
+                if let Ok(events) = noted.await {
+                    appended.events.extend(events);
+                }
+                appended.outcomes.push(AppendOutcome::Failed(failure.into()));
+            }
+        }
+    }
+    Ok(appended)
+}
+
+async fn append_together(shared: &Arc<Shared>, reports: &[Append]) -> Result<Appended, Failure> {
+    let mut days: Vec<_> = reports.iter().map(|append| Day::of(append.report.recorded_at)).collect();
+    days.sort_unstable();
+    days.dedup();
+    // What the transaction takes along has to be its own; it is the one copy that is made of a batch.
+    let reports: Arc<[Append]> = reports.into();
+    shared
+        .attempt(&days, move |db| {
+            let reports = Arc::clone(&reports);
+            Box::pin(async move { store(db, &reports).await })
+        })
+        .await
+}
+
+/// The transaction. Its round trips are bounded, however many reports and hosts there are.
+async fn store(db: &mut Db, reports: &[Append]) -> Result<Appended, Failure> {
+    let hosts = reports.iter().map(|append| append.contact.host_id.into()).collect();
+    let mut visits = Visits::begin(db, hosts).await?;
+    let mut batch = Batch::default();
+    let mut outcomes = Vec::with_capacity(reports.len());
+    for (place, Append { contact, report }) in reports.iter().enumerate() {
+        outcomes.push(match visits.get_mut(contact.host_id.into()) {
+            None => AppendOutcome::HostAbsent,
+            Some(visit) if visit.is_archived() => AppendOutcome::HostArchived,
+            Some(_) => {
+                visits.contact(contact);
+                match row_of(db, contact, report) {
+                    Err(failure) => AppendOutcome::Failed(failure.into()),
+                    Ok(row) => {
+                        batch.take(place, row);
+                        // Until it is known better.
+                        AppendOutcome::Accepted
+                    }
+                }
+            }
+        });
+    }
+    for (place, outcome) in batch.store(db, reports).await? {
+        outcomes[place] = outcome;
+    }
+    let accepted = reports.iter().zip(&outcomes).filter(|(_, outcome)| matches!(outcome, AppendOutcome::Accepted));
+    describe(db, &mut visits, &accepted.map(|(append, _)| append).collect::<Vec<_>>()).await?;
+    let events = visits.finish(db).await?;
+    Ok(Appended { outcomes, events })
+}
+
+fn row_of(db: &Db, contact: &Contact, report: &Report) -> Result<SnapshotRow, Failure> {
+    let row = SnapshotRow::of(contact.host_id.into(), report, contact.at)?;
+    if db.lacks(Day::of(report.recorded_at)) {
+        return Err(Failure::Unavailable("the report's day cannot be made or is not attached"));
+    }
+    Ok(row)
+}
+
+/// The reports of a call that may be stored, each with its place in the call.
+#[derive(Debug, Default)]
+struct Batch {
+    /// The first one of each identity.
+    firsts: Vec<(usize, SnapshotRow)>,
+    /// Where in `firsts` an identity is.
+    found: HashMap<ReportKey, usize>,
+    /// The others, with where in `firsts` theirs is: two rows of one statement cannot clash with each other.
+    repeats: Vec<(usize, usize)>,
+}
+
+impl Batch {
+    fn take(&mut self, place: usize, row: SnapshotRow) {
+        let next = self.firsts.len();
+        let first = *self.found.entry(row.key()).or_insert(next);
+        if first == next {
+            self.firsts.push((place, row));
+        } else {
+            self.repeats.push((place, first));
+        }
+    }
+
+    /// Stores those that are new, and tells of each what became of it.
+    async fn store(self, db: &mut Db, reports: &[Append]) -> Result<Vec<(usize, AppendOutcome)>, Failure> {
+        let rows: Vec<_> = self.firsts.iter().map(|(_, row)| row).collect();
+        let stored: HashSet<ReportKey> = snapshot::insert(db, &rows).await?;
+        let there: Vec<_> = rows.iter().map(|row| row.key()).filter(|key| !stored.contains(key)).collect();
+        let there = snapshot::by_keys(db, &there).await?;
+        let judge = |known: &HostSnapshot, report: &Report| {
+            if known.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict }
+        };
+        let mut outcomes = Vec::with_capacity(reports.len());
+        let places = self.firsts.iter().map(|(place, row)| (*place, row, true));
+        let repeats = self.repeats.iter().map(|(place, first)| (*place, &self.firsts[*first].1, false));
+        for (place, row, is_first) in places.chain(repeats) {
+            let key = row.key();
+            let outcome = if stored.contains(&key) {
+                if is_first { AppendOutcome::Accepted } else { judge(row.snapshot(), &reports[place].report) }
+            } else {
+                // A day that is dropped at this very moment.
+                let known =
+                    there.get(&key).ok_or(Failure::Unavailable("a stored report went while it was compared"))?;
+                judge(known, &reports[place].report)
+            };
+            outcomes.push((place, outcome));
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Takes over the facts and the containers of those reports that are newer than all before them, in their order.
+async fn describe(db: &mut Db, visits: &mut Visits, accepted: &[&Append]) -> Result<(), Failure> {
+    let mut newest = Vec::new();
+    for append in accepted {
+        let Some(visit) = visits.get_mut(append.contact.host_id.into()) else { continue };
+        let at = At(append.report.recorded_at);
+        if visit.presence.newest_report_at.is_none_or(|newest| at > newest) {
+            visit.presence.newest_report_at = Some(at);
+            visit.presence.touch();
+            newest.push(*append);
+        }
+    }
+    // Only those whose containers can change anything.
+    let tells = |report: &Report| !report.containers.is_empty() || report.containers_complete;
+    let hosts: HashSet<Id> =
+        newest.iter().filter(|append| tells(&append.report)).map(|append| append.contact.host_id.into()).collect();
+    let mut of_host = container::load(db, hosts.into_iter().collect()).await?;
+    for Append { contact, report } in newest {
+        let host_id = Id::from(contact.host_id);
+        let Some(visit) = visits.get_mut(host_id) else { continue };
+        if let Some(facts) = &report.host.facts {
+            visit.presence.merge_facts(facts);
+        }
+        let Some(containers) = of_host.get_mut(&host_id).filter(|_| tells(report)) else { continue };
+        let mut changed = containers.describe(&report.containers, contact.at);
+        if report.containers_complete {
+            let last_complete_at = visit.presence.last_complete_at;
+            changed |= containers.remove_missing(&report.containers, contact.at, last_complete_at);
+            visit.presence.last_complete_at = Some(At(contact.at));
+        }
+        visit.presence.containers_version.0 += u64::from(changed);
+    }
+    container::put(db, &of_host).await
+}
+
+/// `list_telemetry`.
+pub(crate) async fn list(db: &mut Db, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, Failure> {
+    let snapshots = snapshot::range(db, query).await?;
+    Ok(Page::of_overread(snapshots, query.limit))
+}

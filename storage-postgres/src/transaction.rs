@@ -1,0 +1,272 @@
+//! Transactions: how each method comes to a connection, and what order everything is locked in.
+//!
+//! # The order of locks
+//!
+//! Every writing transaction takes its locks in this order, so that two of them wait for each other but never in a
+//! circle:
+//!
+//! 1. rows of `hosts`, sorted by id (`FOR UPDATE`): commits only;
+//! 2. rows of `host_presence`, sorted by host (`FOR UPDATE`): commits, contact and pruning;
+//! 3. tenants' install tokens, sorted by id: commits only;
+//! 4. whatever belongs to a host that is locked: its tokens, tags, containers, snapshots. All of it is written under
+//!    its host's row of `host_presence`, so the order among them does not matter;
+//! 5. the advisory lock of the events, just before they are inserted: nothing is waited for behind it.
+//!
+//! A commit of a host locks its presence as well, which it hardly ever writes, so that contact and commits take turns:
+//! an append that had to wait for an archive reads the host in its *next* statement, which sees what was committed
+//! while the lock was waited for (`READ COMMITTED` gives each statement a moment of its own).
+//!
+//! Unique keys over several hosts (names, external ids, hashes) are outside of this order: two commits that give two
+//! names crosswise can still deadlock. The engine then ends one of them, and it is made again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use enlist_core::store::StoreError;
+use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, QueryBuilder, raw_sql};
+
+use crate::error::Failure;
+use crate::partition::Day;
+use crate::store::Shared;
+
+/// Durability is promised: a database that answers before it has written is told to write first. The isolation is
+/// named, since the protocol above needs this one whatever the database's default is. A transaction that waits for
+/// longer than a request would is given up, and the lock with it. One whose replica has vanished is ended before those
+/// who wait for its locks give up. One message, and no round trip of its own.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
+    SET LOCAL lock_timeout = '10s';
+    SET LOCAL idle_in_transaction_session_timeout = '8s';
+    SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
+/// Several statements that see one moment. Pruning waits for readers too, so a vanished one is ended as well.
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = '8s'";
+/// Behind a pooler, a single read needs a transaction too: between two messages the connection may be another.
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = '8s'";
+/// How long a call may take. A link that went silent without an end would keep its caller for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a transaction that lost against others is made, all in all.
+const ATTEMPTS: u32 = 8;
+
+/// A connection of the pool. It goes back there only when nothing is open on it; otherwise it is closed.
+///
+/// Not sqlx's `Transaction`: that counts a transaction only after the server has answered `BEGIN`, and gives a
+/// connection back with one open when its future was dropped, or had failed, before that.
+pub(crate) struct Lease {
+    connection: PoolConnection<Postgres>,
+    clean: bool,
+}
+
+impl Lease {
+    /// Begins a transaction on a connection of the pool.
+    pub(crate) async fn begin(shared: &Shared, text: &'static str) -> Result<Self, Failure> {
+        let mut lease = Self { connection: shared.pool.acquire().await?, clean: false };
+        raw_sql(text).execute(lease.connection()).await?;
+        Ok(lease)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), Failure> {
+        raw_sql("COMMIT").execute(self.connection()).await?;
+        self.clean = true;
+        Ok(())
+    }
+
+    /// What went wrong before says more than how the rollback went; where that fails, the connection is closed.
+    pub(crate) async fn rollback(mut self) {
+        self.clean = raw_sql("ROLLBACK").execute(self.connection()).await.is_ok();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.clean {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// A connection at work.
+pub(crate) struct Db {
+    lease: Lease,
+    shared: Arc<Shared>,
+    missing: BTreeSet<Day>,
+}
+
+impl Db {
+    /// A statement of this crate, qualified with the schema.
+    pub(crate) fn query(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(self.shared.sql.qualify(text)).persistent(!self.shared.through_pooler)
+    }
+
+    /// A statement put together at run time: it begins so, and is not kept prepared, since its text has many forms.
+    pub(crate) fn builder(&self, begin: &str) -> QueryBuilder<Postgres> {
+        QueryBuilder::new(self.shared.sql.put_in(begin))
+    }
+
+    /// The connection that statements are run on.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        self.lease.connection()
+    }
+
+    /// Whether the partition of a day that was asked for cannot be had now.
+    pub(crate) fn lacks(&self, day: Day) -> bool {
+        self.missing.contains(&day)
+    }
+
+    /// What the store's handles share.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
+impl Shared {
+    /// Runs a read of one statement.
+    pub(crate) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let begin = self.through_pooler.then_some(BEGIN_READ);
+        Ok(self.read_in_task(begin, work).await?)
+    }
+
+    /// Runs a read of several statements that all see one moment.
+    pub(crate) async fn snapshot<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.read_in_task(Some(BEGIN_SNAPSHOT), work).await?)
+    }
+
+    /// In a task of its own: when nobody waits for it any more, it ends in order, and its connection is kept.
+    async fn read_in_task<T: Send + 'static>(
+        self: &Arc<Self>,
+        begin: Option<&'static str>,
+        work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let shared = Arc::clone(self);
+        in_task(async move { in_time(shared.read_once(begin, work)).await }).await
+    }
+
+    async fn read_once<T>(
+        self: &Arc<Self>,
+        begin: Option<&'static str>,
+        work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let lease = match begin {
+            Some(text) => Lease::begin(self, text).await?,
+            None => Lease { connection: self.pool.acquire().await?, clean: false },
+        };
+        let mut db = Db { lease, shared: Arc::clone(self), missing: BTreeSet::new() };
+        let answer = match self.gate.check(&mut db).await {
+            Ok(()) => work(&mut db).await,
+            Err(failure) => Err(failure),
+        };
+        // A read has nothing to lose.
+        match begin {
+            Some(_) => db.lease.rollback().await,
+            None => db.lease.clean = true,
+        }
+        answer
+    }
+
+    /// Runs `work` as one transaction, in a task of its own: whoever waits for it may go away, and it is still made
+    /// whole or not at all. Made again when it lost against another one, or when a partition that it needs has gone.
+    ///
+    /// A connection that is lost during COMMIT leaves open what became of the transaction. It is not made again here,
+    /// also not where that would do no harm: the caller has to repeat an unanswered call anyway, and one rule is easier
+    /// to rely on than two.
+    pub(crate) async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl for<'a> Fn(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(self);
+        Ok(in_task(async move { shared.attempt(&[], work).await }).await?)
+    }
+
+    /// The same inside a task that was begun already. The partitions of `days` are there when `work` begins, but for
+    /// those that [`Db::lacks`].
+    pub(crate) async fn attempt<T: Send>(
+        self: &Arc<Self>,
+        days: &[Day],
+        work: impl for<'a> Fn(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync,
+    ) -> Result<T, Failure> {
+        let mut attempt = 1;
+        loop {
+            // One that ran out of time is not made again: nobody knows what became of it.
+            let failure = match in_time(self.once(days, &work)).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let again = if failure.lacks_partition() {
+                self.partitions.forget();
+                true
+            } else {
+                failure.lost_to_another()
+            };
+            if !again || attempt == ATTEMPTS {
+                return Err(failure);
+            }
+            // Longer each time, so that those who lost together do not meet again together.
+            let millis = 1u64 << attempt;
+            tokio::time::sleep(Duration::from_millis(millis + u64::from(std::process::id()) % millis)).await;
+            attempt += 1;
+        }
+    }
+
+    async fn once<T>(
+        self: &Arc<Self>,
+        days: &[Day],
+        work: &(impl for<'a> Fn(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync),
+    ) -> Result<T, Failure> {
+        let mut missing = BTreeSet::new();
+        if !days.is_empty() {
+            // Nothing is made in a schema that is not this version's.
+            if !self.gate.is_open() {
+                self.read_once(Some(BEGIN_READ), |_| Box::pin(async { Ok(()) })).await?;
+            }
+            missing = self.partitions.ensure(self, days).await?;
+        }
+        let lease = Lease::begin(self, BEGIN).await?;
+        let mut db = Db { lease, shared: Arc::clone(self), missing };
+        let answer = match self.gate.check(&mut db).await {
+            Ok(()) => work(&mut db).await,
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            Ok(answer) => {
+                db.lease.commit().await?;
+                Ok(answer)
+            }
+            Err(failure) => {
+                db.lease.rollback().await;
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// Gives up what takes too long. Its connection is closed with it.
+async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = Failure::Unavailable("the database did not answer in time");
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(late))
+}
+
+/// Runs `work` in a task that goes on when nobody waits for it any more.
+pub(crate) async fn in_task<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::spawn(work).await {
+        Ok(answer) => answer,
+        Err(error) if error.is_panic() => Err(Failure::Panicked),
+        Err(_) => Err(Failure::Unavailable("the runtime is shutting down")),
+    }
+}

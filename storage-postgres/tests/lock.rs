@@ -1,0 +1,192 @@
+//! What others do at the same time: locks, deadlocks, connections that are lost, commits that come late.
+
+mod common;
+
+use common::{SOMEBODY_WAITS, everything, full_report, with_host};
+use enlist_core::conformance::sample::{self, at};
+use enlist_core::host::Presence;
+use enlist_core::install_token::{Binding, InstallToken};
+use enlist_core::policy::Scope;
+use enlist_core::store::{
+    AppendOutcome, Commit, EventQuery, Expected, HostLookup, HostWrite, Revision, Store, StoreErrorKind, Write,
+};
+use futures_util::poll;
+
+/// Whoever waits is told so; the next call has a connection again, and what was lost can be repeated.
+#[tokio::test]
+async fn a_connection_that_is_lost_in_the_middle_is_unavailable_once() {
+    let (server, store, host) = with_host().await;
+    let (mut locker, mut killer) = (server.by_hand().await, server.by_hand().await);
+    locker.run("BEGIN; SELECT FROM host_presence FOR UPDATE").await;
+    let report = sample::append(&host, full_report(1));
+    let append = tokio::spawn({
+        let (store, report) = (store.clone(), report.clone());
+        async move { store.append(vec![report]).await }
+    });
+    killer.until(SOMEBODY_WAITS).await;
+    killer
+        .run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .await;
+    let refused = append.await.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
+    locker.run("COMMIT").await;
+    let appended = store.append(vec![report]).await.unwrap();
+    assert!(matches!(appended.outcomes[..], [AppendOutcome::Accepted]), "nothing of the first is there");
+    // Those that wait in the pool are lost too.
+    killer
+        .run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+    store.check().await.unwrap();
+    assert_eq!(store.list_telemetry(&everything(&host)).await.unwrap().items.len(), 1);
+}
+
+/// Somebody else takes locks in another order; the engine ends our transaction, and we make it again.
+#[tokio::test]
+async fn a_deadlock_is_made_again() {
+    let (server, store, first) = with_host().await;
+    let second = sample::host("b");
+    sample::create(&store, &second).await;
+    let (mut other, mut watcher) = (server.by_hand().await, server.by_hand().await);
+    // So that it is ours that finds the deadlock.
+    other.run("SET deadlock_timeout = '60s'; BEGIN").await;
+    other.run(&format!("SELECT FROM host_presence WHERE host_id = '{}' FOR UPDATE", second.id)).await;
+    let writes = [&first, &second].map(|host| sample::write(Revision::FIRST, host).into()).to_vec();
+    let commit = tokio::spawn({
+        let store = store.clone();
+        async move { store.commit(Commit { writes, events: Vec::new() }).await }
+    });
+    watcher.until(SOMEBODY_WAITS).await;
+    // Waits for ours, until that is ended.
+    other.run(&format!("UPDATE hosts SET cordoned = cordoned WHERE id = '{}'", first.id)).await;
+    other.run("COMMIT").await;
+    commit.await.unwrap().unwrap();
+    for host in [&first, &second] {
+        assert_eq!(sample::load(&store, host.id).await.revision, Revision::new(2));
+    }
+}
+
+/// The other one's is not committed yet when the guard looks for it.
+#[tokio::test]
+async fn two_who_make_one_install_token_are_told_of_a_conflict() {
+    let (server, store, host) = with_host().await;
+    let (mut first, mut watcher) = (server.by_hand().await, server.by_hand().await);
+    let token = InstallToken { binding: Binding::Tenant, ..sample::install_token(&host) };
+    first
+        .run(&format!(
+            "BEGIN;
+             INSERT INTO token_hashes VALUES (decode(repeat('0a', 32), 'hex'), '{id}');
+             INSERT INTO install_tokens (id, revision, tenant_id, hash, credential_kind, state, created_by, created_at,
+                                         expires_at)
+             VALUES ('{id}', 1, 't', decode(repeat('0a', 32), 'hex'), 'bearer', 'issued', 'a', now(), now())",
+            id = token.id
+        ))
+        .await;
+    let second = tokio::spawn({
+        let store = store.clone();
+        let write = Write::TenantInstallToken { expected: Expected::Absent, token };
+        async move { store.commit(Commit::of(write, Vec::new())).await }
+    });
+    watcher.until(SOMEBODY_WAITS).await;
+    first.run("COMMIT").await;
+    assert_eq!(second.await.unwrap().unwrap_err().kind(), StoreErrorKind::Conflict);
+}
+
+/// The append had begun before, and had to wait for the commit.
+#[tokio::test]
+async fn an_archive_that_commits_while_a_report_waits_comes_first() {
+    let (server, store, host) = with_host().await;
+    let (mut archiver, mut watcher) = (server.by_hand().await, server.by_hand().await);
+    archiver.run("BEGIN; SELECT FROM hosts FOR UPDATE; SELECT FROM host_presence FOR UPDATE").await;
+    let append = tokio::spawn({
+        let (store, report) = (store.clone(), sample::append(&host, full_report(1)));
+        async move { store.append(vec![report]).await }
+    });
+    watcher.until(SOMEBODY_WAITS).await;
+    archiver.run("UPDATE hosts SET archived_at = now(); COMMIT").await;
+    let appended = append.await.unwrap().unwrap();
+    assert!(matches!(appended.outcomes[..], [AppendOutcome::HostArchived]), "{:?}", appended.outcomes);
+    assert_eq!(watcher.value("SELECT count(*) FROM host_metric_snapshots").await, "0");
+    let record = store.find_host(&HostLookup::Id(host.id)).await.unwrap().unwrap();
+    assert_eq!(record.presence.presence, Presence::Pending);
+}
+
+/// While one commit is open that has its position, no later one can be read out.
+#[tokio::test]
+async fn an_event_whose_commit_comes_late_is_not_skipped() {
+    let (server, store, host) = with_host().await;
+    let (mut gate, mut watcher) = (server.by_hand().await, server.by_hand().await);
+    // The first commit stands still when it has done everything but to commit.
+    gate.run(
+        "CREATE FUNCTION stand_still() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER stand_still AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (NEW.type = 'host.created') EXECUTE FUNCTION stand_still();
+         SELECT pg_advisory_lock(4711)",
+    )
+    .await;
+    let late = sample::event(&host);
+    let first = tokio::spawn({
+        let (store, events) = (store.clone(), vec![late.clone()]);
+        async move { store.commit(Commit { writes: Vec::new(), events }).await }
+    });
+    let waiting = |number| {
+        format!(
+            "SELECT count(*) = {number} FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database =
+                 (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+    };
+    watcher.until(&waiting(1)).await;
+    let second = tokio::spawn({
+        let (store, contact) = (server.open(), sample::contact(&host, at(9)));
+        async move { store.touch(vec![contact]).await }
+    });
+    // It waits for its turn, behind the first one.
+    watcher.until(&waiting(2)).await;
+    assert!(!second.is_finished());
+    assert!(store.list_events(&EventQuery::new(Scope::All, 10)).await.unwrap().items.is_empty());
+    gate.run("SELECT pg_advisory_unlock(4711)").await;
+    let events = [first.await.unwrap().unwrap(), second.await.unwrap().unwrap()].concat();
+    assert_eq!(events[0].event, late);
+    assert!(events[0].position < events[1].position);
+    assert_eq!(store.list_events(&EventQuery::new(Scope::All, 10)).await.unwrap().items, events);
+}
+
+/// Polled once while somebody else holds the lock, then dropped: each is there whole or not at all, and none leaves a
+/// transaction open.
+#[tokio::test]
+async fn futures_dropped_while_they_wait_for_a_lock_leave_nothing_open() {
+    let (server, store, host) = with_host().await;
+    let (mut other, mut watcher) = (server.by_hand().await, server.by_hand().await);
+    other.run("BEGIN; SELECT FROM host_presence FOR UPDATE; LOCK TABLE hosts IN SHARE MODE").await;
+    let made: Vec<_> = (0..3).map(|n| sample::host(&format!("dropped-{n}"))).collect();
+    for (n, new) in (0..).zip(&made) {
+        let write =
+            HostWrite { agent_tokens: vec![sample::agent_token(new)], ..HostWrite::new(Expected::Absent, new.clone()) };
+        let mut commit = store.commit(Commit::of(write, vec![sample::event(new)]));
+        let mut append = store.append(vec![sample::append(&host, full_report(n))]);
+        assert!(poll!(commit.as_mut()).is_pending());
+        assert!(poll!(append.as_mut()).is_pending());
+    }
+    watcher.until(&SOMEBODY_WAITS.replace("EXISTS (SELECT FROM", "(SELECT count(*) = 6 FROM")).await;
+    other.run("COMMIT").await;
+    watcher
+        .until(
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database()
+               AND pid <> pg_backend_pid() AND state <> 'idle'",
+        )
+        .await;
+    for new in &made {
+        // They were begun: a task of their own finishes them.
+        assert_eq!(sample::load(&store, new.id).await.agent_tokens.len(), 1);
+        let events = EventQuery { host_id: Some(new.id), ..EventQuery::new(Scope::All, 10) };
+        assert_eq!(store.list_events(&events).await.unwrap().items.len(), 1);
+    }
+    let snapshots = store.list_telemetry(&everything(&host)).await.unwrap().items;
+    assert_eq!(snapshots.iter().map(|snapshot| snapshot.containers.len()).collect::<Vec<_>>(), [3, 3, 3]);
+}
