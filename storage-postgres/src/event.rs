@@ -1,14 +1,13 @@
 //! Events: appended last in the transaction of what they tell.
 
 use enlist_core::event::{Event, EventBody, NewEvent, Position};
-use enlist_core::store::{EventQuery, Page};
+use enlist_core::store::{EventQuery, Page, Visible};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::column::{At, Count, Id, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::host::kind_of;
-use crate::scope::Visible;
 use crate::transaction::Db;
 
 /// Held until the end of the transaction: what this one inserts becomes visible before anybody gets a higher position.

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use enlist_core::HostId;
 use enlist_core::TenantId;
 use enlist_core::host::{Host, HostKind, Lifecycle, Status};
-use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind};
+use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::presence::{self, PresenceRow, presence_columns};
-use crate::scope::Visible;
 use crate::transaction::Db;
 
 /// What a host is read from, of `hosts AS h`.

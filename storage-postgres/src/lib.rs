@@ -14,7 +14,6 @@ mod migrate;
 mod partition;
 mod presence;
 mod prune;
-mod scope;
 mod snapshot;
 mod sql;
 mod store;

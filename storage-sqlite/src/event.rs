@@ -3,13 +3,12 @@
 use diesel::prelude::*;
 use enlist_core::event::{Event, EventBody, NewEvent, Position};
 use enlist_core::host::HostKind;
-use enlist_core::store::{EventQuery, Page};
+use enlist_core::store::{EventQuery, Page, Visible};
 
 use crate::column::{At, Count, Id, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::host::kind_of;
 use crate::schema::events;
-use crate::scope::Visible;
 
 /// A row of `events`, but for its position.
 #[derive(Debug, Queryable, Selectable, Insertable)]

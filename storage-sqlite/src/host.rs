@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use enlist_core::host::{Host, HostKind, Lifecycle, Status, Tag};
-use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind};
+use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
 use enlist_core::{HostId, TenantId, Timestamp};
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::presence::PresenceRow;
 use crate::schema::{deleted_hosts, host_presence, host_tags, hosts};
-use crate::scope::Visible;
 
 /// A row of `hosts`. Null is written as NULL, so that each statement has one text and is prepared once.
 #[derive(Debug, Queryable, Selectable, Insertable, AsChangeset)]

@@ -14,7 +14,6 @@ mod migrate;
 mod presence;
 mod prune;
 mod schema;
-mod scope;
 mod store;
 mod subscription;
 mod telemetry;

@@ -18,6 +18,7 @@ mod memory;
 mod query;
 mod record;
 mod subscription;
+mod visible;
 
 use async_trait::async_trait;
 
@@ -33,6 +34,7 @@ pub use record::{
     went_silent,
 };
 pub use subscription::{Change, Subscription};
+pub use visible::Visible;
 
 use crate::agent_token::AgentToken;
 use crate::event::Event;

@@ -1,12 +1,13 @@
-//! A policy's scope as a condition of a query.
+//! A policy's scope as a condition of a query: what stores with a query language make their statements from.
 
-use enlist_core::TenantId;
-use enlist_core::host::HostKind;
-use enlist_core::policy::{Kinds, Scope};
+use crate::host::HostKind;
+use crate::id::TenantId;
+use crate::policy::{Kinds, Scope};
 
-/// Which rows a list may show, sorted by what a query needs to say of them.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Visible {
+/// Which rows a list may show, sorted by what a query needs to say of them. [`Scope::shows`] is the rule; the conformance
+/// suite holds what stores make of this to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
     /// Every row.
     Everything,
     /// One tenant's, of one kind or of any.
@@ -24,7 +25,7 @@ pub(crate) enum Visible {
 
 impl Visible {
     /// What `scope` shows of `tenant_id`, or of all tenants.
-    pub(crate) fn of(scope: &Scope, tenant_id: Option<&TenantId>) -> Self {
+    pub fn of(scope: &Scope, tenant_id: Option<&TenantId>) -> Self {
         match (scope, tenant_id) {
             (Scope::All, None) => Self::Everything,
             (Scope::All, Some(tenant_id)) => Self::tenant(tenant_id, Kinds::Both),
@@ -40,7 +41,7 @@ impl Visible {
     }
 
     /// Whether no row can be shown at all.
-    pub(crate) fn is_nothing(&self) -> bool {
+    pub fn is_nothing(&self) -> bool {
         *self == Self::NOTHING
     }
 
