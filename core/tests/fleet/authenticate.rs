@@ -1,5 +1,6 @@
 //! Who presents a request: the serving rows of the rotation table, and the cache.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use enlist_core::agent_token::{Refusal, RevokeReason};
@@ -221,9 +222,12 @@ async fn an_issued_token_is_a_lineage_of_its_own() {
 /// asked to come again, and the next request meets the tombstone.
 #[tokio::test]
 async fn a_deleted_hosts_agent_is_told_that_its_host_was_deleted() {
-    let store = MemoryStore::new();
+    // Nobody tells the cache: it has to notice by itself.
+    let store = Watched::default();
+    store.mute.store(true, SeqCst);
     let world = World::with(store.clone(), |builder| builder).running().await;
     let (host_id, token) = world.enrolled("a").await;
+    world.fleet.authenticate(token.expose()).await.unwrap();
     let identity = world.fleet.authenticate(token.expose()).await.unwrap();
     let revision = sample::load(&store, host_id).await.revision;
     let deletion = Write::HostDeletion { expected: revision, host_id, at: sample::at(9) };
