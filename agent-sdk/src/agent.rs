@@ -1,6 +1,8 @@
 //! The agent: enrols, reports, keeps its lease, and stops only when it has to.
 
 mod builder;
+mod credential;
+mod measure;
 mod pace;
 mod work;
 
@@ -12,10 +14,9 @@ use enlist_core::wire::Problem;
 
 pub use builder::AgentBuilder;
 
-use crate::credential::Credential;
 use crate::error::RunError;
-use crate::install_token::InstallToken;
 use crate::lease::Lease;
+use crate::session::Session;
 use work::Work;
 
 /// A host's agent: [`Agent::builder`], [`AgentBuilder::open`], [`Agent::run`].
@@ -30,10 +31,14 @@ use work::Work;
 /// in this version. The times of reports rise strictly, also when the clock steps back; a clock that the server finds
 /// implausible is corrected by the server's.
 ///
+/// The credential is rotated by a [`Session`], when the server asks and before it grows old. While a rotation is
+/// unanswered nothing is reported, since what is in use then is not certain.
+///
 /// Only two answers end it, both in the server's own form: `host_archived`, and 410 `host_deleted`, which alone erases the
-/// credential. After any other refusal of the credential it keeps it and tries again every 30 to 60 s.
+/// credential. After any other refusal of the credential it keeps it and tries again every 30 to 60 s. If the server has
+/// refused the credential for good and the builder was given another install token than the one that bought it, the host
+/// enrols anew; the old credential is kept until that has succeeded.
 pub struct Agent {
-    start: Start,
     work: Work,
     lease: Lease,
 }
@@ -50,12 +55,6 @@ pub enum Outcome {
     HostDeleted(Box<Problem>),
 }
 
-/// What there is to begin with.
-enum Start {
-    Installed(Credential),
-    Enrol(InstallToken),
-}
-
 impl Agent {
     /// Begins an agent of the server at this base URL.
     pub fn builder(url: &str) -> AgentBuilder {
@@ -69,10 +68,13 @@ impl Agent {
 
     /// Who this machine is, if it was enrolled before.
     pub fn host_id(&self) -> Option<HostId> {
-        match &self.start {
-            Start::Installed(credential) => Some(credential.host_id()),
-            Start::Enrol(_) => None,
-        }
+        self.work.session.host_id()
+    }
+
+    /// The credential in use, for requests of the program's own and to ask for a rotation. It is the agent's: both take
+    /// turns.
+    pub fn session(&self) -> Session {
+        self.work.session.clone()
     }
 
     /// Enrols if need be, and reports until `shutdown` completes or the server says that the host is gone.
@@ -81,17 +83,12 @@ impl Agent {
     /// stored credential stays whole.
     ///
     /// # Errors
-    /// When the enrolment is refused for good, or the credential cannot be kept or erased. Never for want of a server.
+    /// When there is no credential and none is to be had, for the enrolment is refused for good or cannot be kept; or when
+    /// the credential cannot be erased. Never for want of a server.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Outcome, RunError> {
-        let Self { start, mut work, lease: _ } = self;
+        let Self { mut work, lease: _ } = self;
         // Boxed: the state of the work is large, and the caller's future need not be.
-        let work = Box::pin(async move {
-            let credential = match start {
-                Start::Installed(credential) => credential,
-                Start::Enrol(install_token) => work.enrol(&install_token).await?,
-            };
-            work.report_until_the_end(&credential).await
-        });
+        let work = Box::pin(async move { work.work_until_the_end().await });
         tokio::select! {
             biased;
             () = shutdown => Ok(Outcome::Shutdown),

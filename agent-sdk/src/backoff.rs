@@ -7,11 +7,15 @@
 use std::time::Duration;
 
 use enlist_core::Entropy;
+use enlist_core::wire::Problem;
 
 use crate::error::ClientError;
 
 /// The longest `Retry-After` that is believed. A proxy that says "next week" must not silence a host.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// After a refusal that a person has to resolve, the agent tries again after this long, and up to as much again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// The delays after a run of failures: the n-th is drawn uniformly from `0 .. min(cap, base · 2ⁿ)`.
 #[derive(Debug, Clone)]
@@ -75,9 +79,16 @@ pub(crate) fn full_jitter(ceiling: Duration, entropy: &dyn Entropy) -> Duration 
     Duration::from_micros(u64::try_from(drawn).unwrap_or(u64::MAX))
 }
 
+/// How long a refused host waits: as the server asks, within reason, and 30 to 60 s otherwise.
+pub(crate) fn refused_pause(problem: &Problem, entropy: &dyn Entropy) -> Duration {
+    let asked = problem.retry_after.unwrap_or_default().clamp(REFUSED_PAUSE, LONGEST_RETRY_AFTER);
+    asked + full_jitter(REFUSED_PAUSE, entropy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use enlist_core::wire::Code;
     use proptest::prelude::*;
 
     /// Draws the same fraction always.
@@ -143,5 +154,17 @@ mod tests {
         let error = ClientError::RetryLater { status: 503, after: Duration::from_secs(1 << 40), problem: None };
         let delay = Backoff::contact().delay_after(&error, &Fraction(u64::MAX));
         assert!(delay <= Duration::from_secs(3_601), "{delay:?}");
+    }
+
+    #[test]
+    fn an_absurd_retry_after_neither_panics_nor_silences_a_refused_host_for_good() {
+        let after = |retry_after| {
+            refused_pause(&Problem { retry_after, ..Problem::new(Code::TokenRevoked, "why") }, &Fraction(0))
+        };
+        assert_eq!(after(None), REFUSED_PAUSE);
+        assert_eq!(after(Some(Duration::from_secs(120))), Duration::from_secs(120));
+        assert_eq!(after(Some(Duration::MAX)), LONGEST_RETRY_AFTER);
+        let longest = refused_pause(&Problem::new(Code::TokenRevoked, "why"), &Fraction(u64::MAX));
+        assert!(longest > REFUSED_PAUSE && longest <= REFUSED_PAUSE * 2, "{longest:?}");
     }
 }

@@ -1,24 +1,31 @@
 //! Typed calls to an Enlist server: one request each, no state, no retries.
 
+mod judge;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use enlist_core::TokenHash;
 use enlist_core::agent_token::RETIRE_GRACE;
 use enlist_core::telemetry::{HostFacts, Report};
-use enlist_core::wire::{AgentSelf, ExchangeReply, HeartbeatReply, Problem, ProposedHost, TelemetryReply};
-use enlist_core::{PlainToken, TokenHash};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, Response, Url};
+use enlist_core::wire::{
+    AgentSelf, ExchangeReply, HeartbeatReply, ProposeAgentToken, ProposedAgentToken, ProposedHost, RefreshAccessToken,
+    TelemetryReply,
+};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, RequestBuilder, Url};
 use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::agent_token::{AccessToken, BearerToken};
 use crate::error::ClientError;
 use crate::install_token::InstallToken;
+use judge::{Head, judge};
 
 /// How long a request may take in all, half the retire grace: then no message of ours is in flight any more when the
 /// server begins to take the use of a retired token for a theft.
@@ -85,7 +92,7 @@ impl Client {
     ///
     /// # Errors
     /// As every call: see [`ClientError`].
-    pub async fn report(&self, token: &PlainToken, report: &Report) -> Result<TelemetryReply, ClientError> {
+    pub async fn report(&self, token: &impl BearerToken, report: &Report) -> Result<TelemetryReply, ClientError> {
         let request = self.request(Method::POST, "/v1/agent/telemetry");
         receive(with_json(with_bearer(request, token), report)).await
     }
@@ -94,7 +101,7 @@ impl Client {
     ///
     /// # Errors
     /// As every call: see [`ClientError`].
-    pub async fn heartbeat(&self, token: &PlainToken) -> Result<HeartbeatReply, ClientError> {
+    pub async fn heartbeat(&self, token: &impl BearerToken) -> Result<HeartbeatReply, ClientError> {
         #[derive(Serialize)]
         struct Empty {}
         let request = self.request(Method::POST, "/v1/agent/heartbeat");
@@ -105,8 +112,36 @@ impl Client {
     ///
     /// # Errors
     /// As every call: see [`ClientError`].
-    pub async fn who_am_i(&self, token: &PlainToken) -> Result<AgentSelf, ClientError> {
+    pub async fn who_am_i(&self, token: &impl BearerToken) -> Result<AgentSelf, ClientError> {
         receive(with_bearer(self.request(Method::GET, "/v1/agent/self"), token)).await
+    }
+
+    /// Proposes the agent token whose hash is `claim` as the successor of `token`; safe to repeat with the same claim.
+    ///
+    /// The successor's first use retires `token`. Keep the secret behind `claim` durably before calling this, and do not
+    /// present it before the 200; [`Session`](crate::Session) does all that.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn propose(&self, token: &impl BearerToken, claim: TokenHash) -> Result<ProposedAgentToken, ClientError> {
+        let request = self.request(Method::POST, "/v1/agent/token/rotate");
+        receive(with_json(with_bearer(request, token), &ProposeAgentToken { claim: Some(claim) })).await
+    }
+
+    /// Buys an access token with an agent token of kind `refresh`. A `claim` proposes a successor along with it, as
+    /// [`Client::propose`] does.
+    ///
+    /// A server that signs no access tokens answers `not_found`: then the agent token itself is presented for work.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn refresh(
+        &self,
+        token: &impl BearerToken,
+        claim: Option<TokenHash>,
+    ) -> Result<AccessToken, ClientError> {
+        let request = self.request(Method::POST, "/v1/agent/token/refresh");
+        receive(with_json(with_bearer(request, token), &RefreshAccessToken { claim, rotate: false })).await
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -217,9 +252,9 @@ fn is_loopback(url: &Url) -> bool {
     })
 }
 
-fn with_bearer(request: RequestBuilder, token: &PlainToken) -> RequestBuilder {
-    let text = Zeroizing::new(format!("Bearer {}", token.expose()));
-    let mut value = HeaderValue::from_str(&text).expect("a token is ASCII letters, digits and underscores");
+fn with_bearer(request: RequestBuilder, token: &impl BearerToken) -> RequestBuilder {
+    let text = Zeroizing::new(format!("Bearer {}", token.bearer()));
+    let mut value = HeaderValue::from_str(&text).expect("a token is visible ASCII");
     value.set_sensitive(true);
     request.header(AUTHORIZATION, value)
 }
@@ -235,7 +270,8 @@ fn with_json(request: RequestBuilder, body: &impl Serialize) -> RequestBuilder {
 async fn receive<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ClientError> {
     let mut response = request.send().await.map_err(transport)?;
     let head = Head::of(&response);
-    let mut body = Vec::new();
+    // A reply can hold an access token; it has room for one.
+    let mut body = Zeroizing::new(Vec::with_capacity(4 * 1024));
     while let Some(chunk) = response.chunk().await.map_err(transport)? {
         if body.len() + chunk.len() > MAX_REPLY_BYTES {
             return Err(ClientError::Unexpected { status: head.status });
@@ -249,100 +285,10 @@ fn transport(error: reqwest::Error) -> ClientError {
     ClientError::Transport { timed_out: error.is_timeout(), source: error.without_url().into() }
 }
 
-/// What counts of a reply besides its body.
-struct Head {
-    status: u16,
-    is_problem: bool,
-    /// Seconds only: the server sends no dates, and a date would need two clocks to agree. One is ignored.
-    retry_after: Option<Duration>,
-}
-
-impl Head {
-    fn of(response: &Response) -> Self {
-        let header = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let media_type = header(CONTENT_TYPE).and_then(|value| value.split(';').next()).unwrap_or_default();
-        Self {
-            status: response.status().as_u16(),
-            is_problem: media_type.trim().eq_ignore_ascii_case(Problem::CONTENT_TYPE),
-            retry_after: header(RETRY_AFTER).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs),
-        }
-    }
-}
-
-/// Tells the server's word from everything else that may answer in its place.
-fn judge<T: DeserializeOwned>(head: Head, body: &[u8]) -> Result<T, ClientError> {
-    let Head { status, is_problem, retry_after } = head;
-    if status == 200 && !is_problem {
-        return serde_json::from_slice(body).map_err(|_| ClientError::Unexpected { status });
-    }
-    let problem = Some(body)
-        .filter(|_| is_problem && status >= 400)
-        .and_then(|body| serde_json::from_slice::<Problem>(body).ok())
-        .filter(|problem| problem.status == status)
-        .map(|problem| Box::new(Problem { retry_after, ..problem }));
-    match (problem, retry_after) {
-        (problem, Some(after)) if matches!(status, 429 | 503) => {
-            Err(ClientError::RetryLater { status, after, problem })
-        }
-        // The request was too slow to be read: as good as no answer, and the same again may be quicker.
-        (Some(_), _) if status == 408 => Err(ClientError::Unexpected { status }),
-        (Some(problem), _) => Err(ClientError::Refused(problem)),
-        (None, _) => Err(ClientError::Unexpected { status }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use enlist_core::wire::Code;
-    use proptest::prelude::*;
-
-    fn problem(status: u16, code: Code) -> Vec<u8> {
-        Problem::new(code, "why").with_status(status).to_json()
-    }
-
-    fn judged(status: u16, is_problem: bool, retry_after: Option<u64>, body: &[u8]) -> ClientError {
-        let head = Head { status, is_problem, retry_after: retry_after.map(Duration::from_secs) };
-        judge::<HeartbeatReply>(head, body).expect_err("no answer that counts")
-    }
-
-    #[test]
-    fn a_refusal_counts_only_in_our_form_and_under_its_own_status() {
-        let deleted = problem(410, Code::HostDeleted);
-        assert!(judged(410, true, None, &deleted).is_host_deleted());
-        for (status, is_problem, body) in [
-            (410, false, deleted.as_slice()),
-            (401, true, &deleted),
-            (200, true, &deleted),
-            (410, true, b"{\"status\":410}"),
-            (410, true, b"<html>gone</html>"),
-        ] {
-            let error = judged(status, is_problem, None, body);
-            assert!(matches!(error, ClientError::Unexpected { .. }), "{error:?}");
-            assert!(!error.is_final() && !error.is_host_deleted());
-        }
-        let other = judged(401, true, None, &problem(401, Code::HostDeleted));
-        assert!(!other.is_host_deleted(), "only 410 says that a host was deleted");
-    }
-
-    #[test]
-    fn an_unknown_code_is_a_refusal_that_is_not_final() {
-        let body = br#"{"type":"about:blank","status":409,"code":"of_a_later_version","action":"also_new"}"#;
-        let error = judged(409, true, None, body);
-        assert_eq!(error.problem().map(|p| p.code.as_str()), Some("of_a_later_version"));
-        assert!(!error.is_final());
-    }
-
-    #[test]
-    fn retry_after_counts_from_whoever_sends_it() {
-        for (is_problem, body) in [(true, problem(503, Code::Overloaded)), (false, b"busy".to_vec())] {
-            let error = judged(503, is_problem, Some(7), &body);
-            assert!(matches!(error, ClientError::RetryLater { after, .. } if after.as_secs() == 7), "{error:?}");
-        }
-        assert!(matches!(judged(503, false, None, b"busy"), ClientError::Unexpected { status: 503 }));
-        let late = problem(408, Code::RequestTimeout);
-        assert!(matches!(judged(408, true, None, &late), ClientError::Unexpected { status: 408 }));
-    }
+    use enlist_core::PlainToken;
 
     #[test]
     fn a_url_that_could_leak_or_surprise_is_refused() {
@@ -412,15 +358,5 @@ mod tests {
             Err(error) => assert!(matches!(error, ClientError::Setup(_)), "{error:?}"),
         }
         assert!(rustls::crypto::CryptoProvider::get_default().is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn no_reply_makes_judging_panic(
-            status in 100u16..600, is_problem: bool, retry in proptest::option::of(any::<u64>()), body: Vec<u8>
-        ) {
-            let head = Head { status, is_problem, retry_after: retry.map(Duration::from_secs) };
-            let _ = judge::<TelemetryReply>(head, &body);
-        }
     }
 }

@@ -1,25 +1,26 @@
 //! The credential of a host, and the form in which it is kept.
 //!
-//! What is stored is one small JSON document: the installed credential, or the enrolment that is under way, each
-//! optional, beside a `version`. A reader refuses what it does not know, so that a later version can add a part
-//! (the successor of a rotation) without an earlier one dropping it unseen.
+//! What is stored is one small JSON document: the installed credential with the successor of a rotation, and the
+//! enrolment that is under way, each optional, beside a `version`. A reader refuses what it does not know, so that a later
+//! version can add a part without an earlier one dropping it unseen.
 
+mod document;
 mod file;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use enlist_core::agent_token::CredentialKind;
-use enlist_core::secret::Prefix;
-use enlist_core::{AgentTokenId, HostId, PlainToken, TenantId, Timestamp, TokenHash};
-use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
+use enlist_core::{AgentTokenId, HostId, TenantId, Timestamp, TokenHash};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
+use crate::agent_token::AgentToken;
 use crate::error::CredentialError;
+use crate::keyring::Durable;
 
 pub use file::FileCredentialStore;
-
-const VERSION: u64 = 1;
 
 /// Where the credential is kept: a place for one small secret document.
 ///
@@ -57,6 +58,11 @@ impl SecretBytes {
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
+
+    /// SHA-256 of them: equal documents have equal ones.
+    pub(crate) fn hash(&self) -> TokenHash {
+        TokenHash::from_bytes(Sha256::digest(&*self.0).into())
+    }
 }
 
 impl fmt::Debug for SecretBytes {
@@ -68,15 +74,24 @@ impl fmt::Debug for SecretBytes {
 /// The installed credential of a host: its secret, and who it makes the host.
 ///
 /// `Debug` shows no secret.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Credential {
-    pub(crate) token: PlainToken,
+    pub(crate) tokens: Durable<Arc<AgentToken>>,
+    pub(crate) facts: Facts,
+}
+
+/// What is known of the token in use, besides its secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
     pub(crate) host_id: HostId,
     pub(crate) tenant_id: TenantId,
     pub(crate) token_id: AgentTokenId,
     pub(crate) kind: CredentialKind,
     pub(crate) expires_at: Option<Timestamp>,
-    pub(crate) bought_with: TokenHash,
+    /// When the server said of the token in use who it is and how long it lives, by the agent's clock.
+    pub(crate) obtained_at: Option<Timestamp>,
+    /// The install tokens that have enrolled this machine, the last one last: none of them is ever tried again.
+    pub(crate) spent: Vec<TokenHash>,
 }
 
 impl Credential {
@@ -90,58 +105,68 @@ impl Credential {
 
     /// The host that the server knows this machine as; fixed when it was enrolled.
     pub const fn host_id(&self) -> HostId {
-        self.host_id
+        self.facts.host_id
     }
 
     /// Whose host it is.
     pub const fn tenant_id(&self) -> &TenantId {
-        &self.tenant_id
+        &self.facts.tenant_id
     }
 
-    /// The public identity of the agent token.
+    /// The public identity of the agent token in use.
     pub const fn token_id(&self) -> AgentTokenId {
-        self.token_id
+        self.facts.token_id
     }
 
     /// What the agent token is presented for.
     pub const fn kind(&self) -> CredentialKind {
-        self.kind
+        self.facts.kind
     }
 
-    /// From when on it is refused, if ever.
+    /// From when on it is refused, if ever. A life that begins with the first use is known only after that.
     pub const fn expires_at(&self) -> Option<Timestamp> {
-        self.expires_at
+        self.facts.expires_at
     }
 
-    /// The secret, to call the server with.
-    pub const fn token(&self) -> &PlainToken {
-        &self.token
+    /// Whether a successor was drawn that is not in use yet.
+    pub const fn is_rotating(&self) -> bool {
+        self.tokens.successor.is_some()
+    }
+
+    /// The secret in use. To call the server with it, take a [`Session`](crate::Session), which knows when not to.
+    pub fn token(&self) -> &AgentToken {
+        &self.tokens.current
     }
 
     /// Whether this install token bought it.
     pub fn was_bought_with(&self, install_token: &crate::InstallToken) -> bool {
-        self.bought_with == install_token.hash()
+        self.facts.spent.last() == Some(&install_token.hash())
     }
 }
 
 /// A secret that was drawn for an install token and may have been claimed with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PendingEnrolment {
-    pub(crate) token: PlainToken,
+    pub(crate) token: Arc<AgentToken>,
     pub(crate) install_token: TokenHash,
 }
 
 /// All that is kept.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     pub(crate) installed: Option<Credential>,
     pub(crate) enrolment: Option<PendingEnrolment>,
+    /// The token delivered by hand that is being tried: it may have been accepted, in an answer that was lost. Kept until
+    /// there is an answer, whatever else is delivered meanwhile.
+    pub(crate) trying: Option<Arc<AgentToken>>,
+    /// The token last delivered by hand that was accepted or refused. It is kept with no credential as well.
+    pub(crate) delivered: Option<TokenHash>,
 }
 
 impl Record {
     pub(crate) async fn load(store: &dyn CredentialStore) -> Result<Self, CredentialError> {
         match store.load().await? {
-            Some(document) => Self::from_json(document.expose()),
+            Some(document) => document::read(document.expose()),
             None => Ok(Self::default()),
         }
     }
@@ -150,194 +175,7 @@ impl Record {
         store.save(&self.to_json()).await
     }
 
-    fn to_json(&self) -> SecretBytes {
-        let document = Document {
-            version: VERSION,
-            installed: self.installed.as_ref().map(|credential| InstalledPart {
-                token: SecretText::of(&credential.token),
-                token_id: credential.token_id,
-                kind: credential.kind,
-                expires_at: credential.expires_at,
-                host_id: credential.host_id,
-                tenant_id: credential.tenant_id.clone(),
-                install_token_sha256: credential.bought_with,
-            }),
-            enrolment: self.enrolment.as_ref().map(|pending| EnrolmentPart {
-                token: SecretText::of(&pending.token),
-                install_token_sha256: pending.install_token,
-            }),
-        };
-        // Room for all of it, so that growing leaves no copy of a secret behind.
-        let mut json = Vec::with_capacity(4 * 1024);
-        serde_json::to_writer_pretty(&mut json, &document).expect("the document has string keys only, so it is JSON");
-        json.push(b'\n');
-        SecretBytes::new(json)
-    }
-
-    fn from_json(json: &[u8]) -> Result<Self, CredentialError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u64,
-        }
-        let Version { version } = serde_json::from_slice(json).map_err(|error| corrupt(&error))?;
-        if version != VERSION {
-            return Err(CredentialError::UnsupportedVersion { found: version, supported: VERSION });
-        }
-        let document: Document = serde_json::from_slice(json).map_err(|error| corrupt(&error))?;
-        let installed = match document.installed {
-            Some(part) => Some(Credential {
-                token: part.token.parse()?,
-                host_id: part.host_id,
-                tenant_id: part.tenant_id,
-                token_id: part.token_id,
-                kind: part.kind,
-                expires_at: part.expires_at,
-                bought_with: part.install_token_sha256,
-            }),
-            None => None,
-        };
-        let enrolment = match document.enrolment {
-            Some(part) => {
-                Some(PendingEnrolment { token: part.token.parse()?, install_token: part.install_token_sha256 })
-            }
-            None => None,
-        };
-        if installed.is_none() && enrolment.is_none() {
-            return Err(CredentialError::Corrupt { detail: "it holds neither a credential nor an enrolment".into() });
-        }
-        Ok(Self { installed, enrolment })
-    }
-}
-
-/// Where the document stops making sense. What serde says is left out: it quotes, and may quote a secret.
-fn corrupt(error: &serde_json::Error) -> CredentialError {
-    let what = match error.classify() {
-        serde_json::error::Category::Eof => "it is cut off",
-        serde_json::error::Category::Data => "a part of it is missing, unknown or of the wrong type",
-        _ => "it is not JSON",
-    };
-    CredentialError::Corrupt { detail: format!("{what}, line {} column {}", error.line(), error.column()) }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    version: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    installed: Option<InstalledPart>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    enrolment: Option<EnrolmentPart>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InstalledPart {
-    token: SecretText,
-    token_id: AgentTokenId,
-    kind: CredentialKind,
-    expires_at: Option<Timestamp>,
-    host_id: HostId,
-    tenant_id: TenantId,
-    install_token_sha256: TokenHash,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EnrolmentPart {
-    token: SecretText,
-    install_token_sha256: TokenHash,
-}
-
-/// The text of a token, in the document only.
-#[derive(Serialize, Deserialize)]
-#[serde(transparent)]
-struct SecretText(String);
-
-impl Drop for SecretText {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-impl SecretText {
-    fn of(token: &PlainToken) -> Self {
-        Self(token.expose().to_owned())
-    }
-
-    fn parse(&self) -> Result<PlainToken, CredentialError> {
-        PlainToken::parse(&self.0, &[Prefix::AGENT, Prefix::REFRESH])
-            .map_err(|error| CredentialError::Corrupt { detail: format!("the agent token: {error}") })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use enlist_core::SystemEntropy;
-
-    fn record() -> Record {
-        let token = || PlainToken::generate(Prefix::AGENT, &SystemEntropy);
-        Record {
-            installed: Some(Credential {
-                token: token(),
-                host_id: HostId::generate(Timestamp::MIN, &SystemEntropy),
-                tenant_id: TenantId::new("acme").expect("a tenant"),
-                token_id: AgentTokenId::generate(Timestamp::MIN, &SystemEntropy),
-                kind: CredentialKind::Bearer,
-                expires_at: Some(Timestamp::MAX),
-                bought_with: token().hash(),
-            }),
-            enrolment: Some(PendingEnrolment { token: token(), install_token: token().hash() }),
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let written = record();
-        let read = Record::from_json(written.to_json().expose()).expect("a document");
-        let (a, b) = (written.installed.expect("installed"), read.installed.expect("installed"));
-        assert_eq!(a.token.hash(), b.token.hash());
-        assert_eq!(
-            (a.host_id, &a.tenant_id, a.token_id, a.kind, a.expires_at, a.bought_with),
-            (b.host_id, &b.tenant_id, b.token_id, b.kind, b.expires_at, b.bought_with)
-        );
-        let (a, b) = (written.enrolment.expect("pending"), read.enrolment.expect("pending"));
-        assert_eq!((a.token.hash(), a.install_token), (b.token.hash(), b.install_token));
-    }
-
-    /// Cut off anywhere, it is an error that quotes nothing of it.
-    #[test]
-    fn a_torn_document_is_an_error_at_every_length() {
-        let record = record();
-        let secret = record.installed.as_ref().expect("installed").token.expose().to_owned();
-        let document = record.to_json();
-        let whole = document.expose().trim_ascii_end();
-        for length in 0..whole.len() {
-            let error = Record::from_json(&whole[..length]).expect_err("it is torn");
-            assert!(matches!(error, CredentialError::Corrupt { .. }), "{length}: {error:?}");
-            assert!(!format!("{error} {error:?}").contains(&secret[..12]));
-        }
-    }
-
-    #[test]
-    fn a_changed_secret_is_an_error_that_does_not_show_it() {
-        let record = record();
-        let secret = record.installed.as_ref().expect("installed").token.expose().to_owned();
-        let text = String::from_utf8(record.to_json().expose().to_vec()).expect("UTF-8");
-        let error = Record::from_json(text.replace(&secret[4..10], "AAAAAA").as_bytes()).expect_err("changed");
-        assert!(matches!(error, CredentialError::Corrupt { .. }));
-        assert!(!format!("{error} {error:?}").contains(&secret[12..40]));
-        // serde would quote this one: the secret where a number belongs.
-        let error = Record::from_json(format!("{{\"version\":\"{secret}\"}}").as_bytes()).expect_err("no version");
-        assert!(!format!("{error} {error:?}").contains(&secret));
-    }
-
-    #[test]
-    fn a_later_format_is_refused_rather_than_cut_down() {
-        let later = br#"{"version":2,"installed":{},"successor":{}}"#;
-        assert!(matches!(Record::from_json(later), Err(CredentialError::UnsupportedVersion { found: 2, .. })));
-        let text = String::from_utf8(record().to_json().expose().to_vec()).expect("UTF-8");
-        let grown = text.replacen('{', "{\"successor\":{},", 1);
-        assert!(matches!(Record::from_json(grown.as_bytes()), Err(CredentialError::Corrupt { .. })));
+    pub(crate) fn to_json(&self) -> SecretBytes {
+        document::write(self)
     }
 }

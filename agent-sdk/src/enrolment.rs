@@ -14,14 +14,15 @@ use enlist_core::{Entropy, PlainToken, SystemEntropy};
 
 use crate::backoff::Backoff;
 use crate::client::Client;
-use crate::credential::{Credential, CredentialStore, PendingEnrolment, Record};
+use crate::credential::{Credential, CredentialStore, Facts, PendingEnrolment, Record};
 use crate::error::{ClientError, EnrolError};
 use crate::install_token::InstallToken;
+use crate::keyring::Durable;
 use crate::timer::{Timer, TokioTimer};
 
 /// How many secrets are drawn before `claim_in_use` is believed. A collision of 256 bits does not happen; a restored
 /// disk image that claims with an old secret does, once.
-const MOST_DRAWS: u32 = 5;
+pub(crate) const MOST_DRAWS: u32 = 5;
 
 /// Gets a host its credential and keeps it.
 ///
@@ -101,31 +102,46 @@ impl Enrolment {
     }
 
     /// Exchanges the install token once, or gives the credential that is installed already: that one wins over any
-    /// install token, so that a token left in a unit file does no harm. To enrol anew, erase the store first.
+    /// install token, so that a token left in a unit file does no harm. To enrol anew, see [`Enrolment::attempt_anew`].
     ///
     /// # Errors
     /// [`EnrolError::Unanswered`] when the attempt can be repeated; everything else is final until a person has acted.
     pub async fn attempt(&self, install_token: &InstallToken) -> Result<Credential, EnrolError> {
-        let store = &*self.store;
-        let record = Record::load(store).await?;
+        let record = Record::load(&*self.store).await?;
         if let Some(installed) = record.installed {
             if !installed.was_bought_with(install_token) {
-                tracing::info!(host_id = %installed.host_id, "already enrolled: the other install token is not used");
+                tracing::info!(host_id = %installed.host_id(), "already enrolled: the other install token is not used");
             }
             return Ok(installed);
         }
-        let mut pending = match record.enrolment {
-            Some(pending) if pending.install_token == install_token.hash() => pending,
-            _ => self.draw(install_token).await?,
+        self.exchange(record, install_token).await
+    }
+
+    /// Exchanges the install token once for a credential that replaces the installed one, if there is one: for when the
+    /// server has refused that for good. It stays in the store until the exchange has succeeded.
+    ///
+    /// A session or agent that has the store open does not see the new one: [`Agent`](crate::Agent) does this by itself.
+    ///
+    /// # Errors
+    /// As [`Enrolment::attempt`].
+    pub async fn attempt_anew(&self, install_token: &InstallToken) -> Result<Credential, EnrolError> {
+        let record = Record::load(&*self.store).await?;
+        self.exchange(record, install_token).await
+    }
+
+    async fn exchange(&self, mut record: Record, install_token: &InstallToken) -> Result<Credential, EnrolError> {
+        let mut pending = match &record.enrolment {
+            Some(pending) if pending.install_token == install_token.hash() => pending.clone(),
+            _ => self.draw(&mut record, install_token).await?,
         };
         let mut draws = 1;
         loop {
             let claim = pending.token.hash();
             let reply = self.client.exchange(install_token, claim, self.facts.as_ref(), self.host.as_ref()).await;
             match reply {
-                Ok(reply) => return self.install(pending, reply).await,
+                Ok(reply) => return self.install(record, pending, reply).await,
                 Err(ClientError::Refused(problem)) if problem.code == Code::ClaimInUse && draws < MOST_DRAWS => {
-                    pending = self.draw(install_token).await?;
+                    pending = self.draw(&mut record, install_token).await?;
                     draws += 1;
                 }
                 Err(ClientError::Refused(problem)) if is_final(&problem) => return Err(EnrolError::Refused(problem)),
@@ -135,30 +151,42 @@ impl Enrolment {
     }
 
     /// A new secret, durable before anybody hears of it.
-    async fn draw(&self, install_token: &InstallToken) -> Result<PendingEnrolment, EnrolError> {
+    async fn draw(&self, record: &mut Record, install_token: &InstallToken) -> Result<PendingEnrolment, EnrolError> {
         let pending = PendingEnrolment {
-            token: PlainToken::generate(Prefix::AGENT, &*self.entropy),
+            token: Arc::new(PlainToken::generate(Prefix::AGENT, &*self.entropy).into()),
             install_token: install_token.hash(),
         };
-        let mut record = Record { installed: None, enrolment: Some(pending) };
+        record.enrolment = Some(pending.clone());
         record.save(&*self.store).await?;
-        Ok(record.enrolment.take().expect("it was put there two lines above"))
+        Ok(pending)
     }
 
     /// The host id is pinned, durably, before the credential is used.
-    async fn install(&self, pending: PendingEnrolment, reply: ExchangeReply) -> Result<Credential, EnrolError> {
+    async fn install(
+        &self,
+        mut record: Record,
+        pending: PendingEnrolment,
+        reply: ExchangeReply,
+    ) -> Result<Credential, EnrolError> {
+        let mut spent = record.installed.take().map(|credential| credential.facts.spent).unwrap_or_default();
+        spent.push(pending.install_token);
         let credential = Credential {
-            token: pending.token,
-            host_id: reply.host_id,
-            tenant_id: reply.tenant_id,
-            token_id: reply.agent_token.id,
-            kind: reply.agent_token.kind,
-            expires_at: reply.agent_token.expires_at,
-            bought_with: pending.install_token,
+            tokens: Durable { current: pending.token, successor: None },
+            facts: Facts {
+                host_id: reply.host_id,
+                tenant_id: reply.tenant_id,
+                token_id: reply.agent_token.id,
+                kind: reply.agent_token.kind,
+                expires_at: reply.agent_token.expires_at,
+                // Its life begins with its first use.
+                obtained_at: None,
+                spent,
+            },
         };
-        let mut record = Record { installed: Some(credential), enrolment: None };
+        record.installed = Some(credential.clone());
+        record.enrolment = None;
         record.save(&*self.store).await?;
-        Ok(record.installed.take().expect("it was put there two lines above"))
+        Ok(credential)
     }
 }
 

@@ -154,6 +154,18 @@ pub enum InvalidInstallToken {
     Malformed(#[from] MalformedToken),
 }
 
+/// A text that cannot be an agent token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidAgentToken {
+    /// Empty, longer than 512 bytes, or with white space or control characters inside.
+    #[error("an agent token is 1-512 printable ASCII characters without spaces")]
+    Text,
+    /// It starts like one of ours and is damaged, or is an install token.
+    #[error("it is not an agent token: {0}")]
+    Malformed(#[from] MalformedToken),
+}
+
 /// Why a host could not be enrolled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -194,8 +206,8 @@ pub enum OpenError {
     /// Neither `state_dir` nor `credential_store` was given.
     #[error("an agent needs a state directory or a credential store")]
     NoCredentialStore,
-    /// There is no credential and no install token to get one.
-    #[error("this host is not enrolled: give an install token")]
+    /// There is no credential, and no install token or new agent token to get one.
+    #[error("this host is not enrolled: give an install token, or an agent token that was not refused yet")]
     NotEnrolled,
     /// The credential could not be read.
     #[error(transparent)]
@@ -215,7 +227,70 @@ pub enum RunError {
     /// The host could not be enrolled.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
-    /// The credential could not be erased after the host was deleted.
+    /// The credential could not be erased after the host was deleted, or not be read again after it enrolled anew.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// The agent token that was delivered by hand was refused, and there is nothing else to begin with.
+    #[error("this host is not enrolled: the agent token was refused, and there is no install token")]
+    NotEnrolled,
+}
+
+/// Why there is no credential to work with just now, or what came of the host that had one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// There is no credential yet; see [`Enrolment`](crate::Enrolment).
+    #[error("this host is not enrolled")]
+    NotEnrolled,
+    /// Not now. A rotation waits for an answer, and until it has one the token in use is not presented for work; or a
+    /// pause after a refusal is not over.
+    #[error("the credential waits for an answer of the server; ask again in {retry_after:?}")]
+    Waiting {
+        /// When to ask again; asking earlier does no harm.
+        retry_after: Duration,
+        /// What kept the answer away, if this call found out.
+        #[source]
+        error: Option<ClientError>,
+    },
+    /// The server refuses the credential, in its own form. It is kept, and asking again later may help.
+    #[error("the credential is refused ({}): {}", .problem.code, .problem.detail)]
+    Refused {
+        /// The server's words.
+        problem: Box<Problem>,
+        /// When to ask again.
+        retry_after: Duration,
+        /// Whether the server has refused all that the host holds, so that it takes a new install token or agent token.
+        for_good: bool,
+    },
+    /// A change could not be kept. It was not made, as if the server's answer had been lost: nothing was used that is
+    /// not durable.
+    #[error("a change of the credential cannot be kept")]
+    NotKept {
+        /// What the store says.
+        #[source]
+        error: CredentialError,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// An administrator has taken the host out of service: stop. The credential is kept.
+    #[error("the host is out of service: {}", .0.detail)]
+    HostArchived(Box<Problem>),
+    /// The host was deleted. The credential is erased.
+    #[error("the host was deleted: {}", .0.detail)]
+    HostDeleted(Box<Problem>),
+    /// The credential could not be read, or not be erased after the host was deleted.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+}
+
+impl SessionError {
+    /// When to ask again, if that can help.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Waiting { retry_after, .. }
+            | Self::Refused { retry_after, .. }
+            | Self::NotKept { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
 }

@@ -1,14 +1,14 @@
 //! What an agent tells the program that it runs in.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use enlist_core::telemetry::Report;
 use enlist_core::wire::{Problem, ReportStatus};
 use enlist_core::{AgentTokenId, HostId, TenantId, Timestamp};
 use tokio::sync::Notify;
 
-use crate::error::ClientError;
+use crate::error::{ClientError, CredentialError};
 
 /// How many events wait for a slow reader; then the oldest goes.
 const CAPACITY: usize = 256;
@@ -24,7 +24,7 @@ pub enum Event {
         /// Whose it is.
         tenant_id: TenantId,
     },
-    /// Another credential is in use than before.
+    /// Another credential is in use than before: after enrolment, after a rotation, or one that was delivered by hand.
     CredentialChanged {
         /// Whose credential it is.
         host_id: HostId,
@@ -49,10 +49,32 @@ pub enum Event {
     },
     /// The server answers again.
     ConnectivityRestored,
-    /// The server refused a report or heartbeat. The credential is kept, and the agent goes on trying.
+    /// The server refused a report, a heartbeat, the credential or an install token. The credential is kept, and the agent goes on trying.
     Refused {
         /// Its words.
         problem: Box<Problem>,
+    },
+    /// The server refused a rotation for the time being: an administrator's successor waits, or another holder of the
+    /// credential has proposed one. Work goes on with the token in use, and the same proposal is repeated every quarter
+    /// of an hour. Said once for each successor that is held up so.
+    RotationRefused {
+        /// Its words.
+        problem: Box<Problem>,
+    },
+    /// The server refused the agent token that was delivered by hand. It is not tried again; what was installed stays.
+    AgentTokenRefused {
+        /// Its words.
+        problem: Box<Problem>,
+    },
+    /// The agent token that was delivered by hand is another host's. It is not used; what was installed stays.
+    AgentTokenOfAnotherHost {
+        /// That host.
+        host_id: HostId,
+    },
+    /// A change of the credential could not be kept. Nothing is used that is not durable; the agent tries again.
+    CredentialNotKept {
+        /// What the store says.
+        error: CredentialError,
     },
     /// The server found the time of a report implausible. From now on the agent stamps reports by the server's clock,
     /// until its own agrees with it again.
@@ -130,6 +152,30 @@ impl Drop for Events {
 /// The agent's end.
 #[derive(Debug)]
 pub(crate) struct EventSender(Arc<Shared>);
+
+/// The end of a session: the agent that it belongs to decides when the events are over, if there is one.
+#[derive(Debug)]
+pub(crate) struct SessionEvents {
+    sender: Weak<EventSender>,
+    _own: Option<Arc<EventSender>>,
+}
+
+impl SessionEvents {
+    pub(crate) fn of_agent(sender: &Arc<EventSender>) -> Self {
+        Self { sender: Arc::downgrade(sender), _own: None }
+    }
+
+    pub(crate) fn own(sender: EventSender) -> Self {
+        let own = Arc::new(sender);
+        Self { sender: Arc::downgrade(&own), _own: Some(own) }
+    }
+
+    pub(crate) fn send(&self, event: Event) {
+        if let Some(sender) = self.sender.upgrade() {
+            sender.send(event);
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {

@@ -4,8 +4,8 @@
 //!
 //! - [`Client`]: typed calls to the server's agent routes, with [`ClientError`]s that tell the server's word from that of
 //!   whatever stands in between.
-//! - [`Credential`], [`CredentialStore`] and [`Enrolment`]: an install token becomes a credential and is kept, across lost
-//!   replies, time-outs, crashes and restarts.
+//! - [`Credential`]: an install token becomes one by an [`Enrolment`], a [`CredentialStore`] keeps it, and a [`Session`] uses
+//!   it: rotates it, buys access tokens with it, and loses it neither by lost replies, time-outs, crashes nor restarts.
 //! - [`Agent`]: the loop that enrols and then reports what its [`Collector`]s measure, with an [`Event`] stream and a
 //!   [`Lease`].
 //!
@@ -34,10 +34,10 @@
 //! and default to the system's. No process-wide state is read or written: TLS has its provider passed in, and logs go to
 //! `tracing`.
 //!
-//! Not yet here: the rotation of credentials, credentials of kind `refresh`, reports kept on disk while the server is away,
-//! and containers.
+//! Not yet here: reports kept on disk while the server is away, and containers.
 
 mod agent;
+mod agent_token;
 mod backoff;
 mod client;
 mod collector;
@@ -46,11 +46,14 @@ mod enrolment;
 mod error;
 mod event;
 mod install_token;
+pub mod keyring;
 mod lease;
+mod session;
 mod stamp;
 mod timer;
 
 pub use agent::{Agent, AgentBuilder, Outcome};
+pub use agent_token::{AccessToken, AgentToken, BearerToken};
 pub use async_trait::async_trait;
 pub use backoff::Backoff;
 pub use client::{Client, ClientBuilder, REQUEST_TIMEOUT};
@@ -58,9 +61,13 @@ pub use collector::{Collected, Collector, Containers, SystemCollector};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, SecretBytes};
 pub use enlist_core::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use enrolment::Enrolment;
-pub use error::{BoxError, ClientError, CredentialError, EnrolError, InvalidInstallToken, OpenError, RunError};
+pub use error::{
+    BoxError, ClientError, CredentialError, EnrolError, InvalidAgentToken, InvalidInstallToken, OpenError, RunError,
+    SessionError,
+};
 pub use event::{Event, Events};
 pub use install_token::InstallToken;
 pub use lease::Lease;
 pub use reqwest;
+pub use session::{Permit, Session, SessionBuilder, Worked};
 pub use timer::{Timer, TokioTimer};

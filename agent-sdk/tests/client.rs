@@ -4,7 +4,7 @@ mod support;
 
 use enlist_agent_sdk::{Client, ClientError, reqwest};
 use enlist_core::secret::Prefix;
-use enlist_core::wire::Code;
+use enlist_core::wire::{Code, ProposedState};
 use enlist_core::{PlainToken, SystemEntropy};
 use support::*;
 
@@ -28,6 +28,35 @@ async fn a_heartbeat_and_who_am_i_present_the_credential_under_the_prefix_of_the
     assert_eq!(client.heartbeat(&token).await.expect("acknowledged").lease_ms, 60_000);
     assert_eq!(client.who_am_i(&token).await.expect("known").host_id.to_string(), HOST_ID);
     assert!(server.asked().iter().all(|asked| asked.bearer.as_deref() == Some(token.expose())));
+}
+
+/// The bodies are what the server reads: `ProposeAgentToken` and `RefreshAccessToken`.
+#[tokio::test]
+async fn a_proposal_and_a_refresh_carry_a_claim_and_never_a_secret() {
+    let server = Server::start(|_, asked| match asked.path.as_str() {
+        "/v1/agent/token/rotate" => proposed(),
+        "/v1/agent/token/refresh" => {
+            ok(serde_json::json!({"access_token": "a.b.c", "expires_at": now(), "refresh_token": null}))
+        }
+        _ => refusal(Code::NotFound),
+    })
+    .await;
+    let client = Client::new(&server.url).expect("a client");
+    let (token, successor) = (token(), token());
+    let reply = client.propose(&token, successor.hash()).await.expect("accepted");
+    assert_eq!((reply.id.to_string().as_str(), reply.state), (SECOND_TOKEN_ID, ProposedState::Pending));
+    let access = client.refresh(&token, None).await.expect("sold");
+    assert_eq!((access.expose(), access.expires_at()), ("a.b.c", now()));
+    client.refresh(&token, Some(successor.hash())).await.expect("sold");
+    let asked = server.asked();
+    assert!(asked.iter().all(|asked| asked.bearer.as_deref() == Some(token.expose())));
+    let claim = serde_json::json!({"claim": successor.hash().to_hex()});
+    let bodies: Vec<_> = asked.into_iter().map(|asked| asked.body).collect();
+    assert_eq!(bodies, [claim.clone(), serde_json::json!({}), claim]);
+    // An access token proves the host like any other.
+    let refused = client.who_am_i(&access).await.expect_err("not found");
+    assert!(matches!(refused, ClientError::Refused(_)), "{refused:?}");
+    assert_eq!(server.asked()[3].bearer.as_deref(), Some("a.b.c"));
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ impl CredentialKind {
 }
 
 /// A host's credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AgentToken {
     /// Its public identity.
     pub id: AgentTokenId,
@@ -66,12 +66,13 @@ pub struct AgentToken {
     pub state: AgentTokenState,
     /// When it was made.
     pub created_at: Timestamp,
-    /// From when on it is refused, if ever.
+    /// From when on it is refused, if ever. One that was not given a time of its own gets it with its first use: nothing
+    /// lapses before that.
     pub expires_at: Option<Timestamp>,
 }
 
 /// How an agent token came to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// Bought with an install token: the head of a lineage.
     Exchange(InstallTokenId),
@@ -102,7 +103,7 @@ impl Origin {
 }
 
 /// The states of an agent token. `Retired`, `Displaced` and `Revoked` are final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AgentTokenState {
     /// Never presented yet.
     Pending,
@@ -137,7 +138,7 @@ pub enum AgentTokenState {
 }
 
 /// Who made the successor of a retired token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetiredBy {
     /// Its own agent, which therefore must not present it any more.
@@ -147,7 +148,7 @@ pub enum RetiredBy {
 }
 
 /// Why a token was cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokeReason {
     /// An administrator revoked it.
@@ -162,8 +163,17 @@ pub enum RevokeReason {
     ReuseDetected,
 }
 
-/// What is asked with a token.
+/// An agent token that is about to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draft {
+    /// Its public identity.
+    pub id: AgentTokenId,
+    /// SHA-256 of its secret.
+    pub hash: TokenHash,
+}
+
+/// What is asked with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Anything but a proposal.
     Serve,
@@ -186,7 +196,7 @@ pub struct Siblings<'a> {
 }
 
 /// What a presented token leads to: the rows of the rotation table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Served as it is.
     Serve,
@@ -204,7 +214,7 @@ pub enum Verdict {
 }
 
 /// Why a presented token, or its proposal, was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// 401 `host_archived`: stop.
     HostArchived,
@@ -272,13 +282,28 @@ impl AgentToken {
         }
     }
 
-    /// Its first authenticated use. Expiry is [`AgentToken::judge`]'s: one that expired lately is promoted to propose.
+    /// How long it lives in all, if not for ever: what its successor is given too, unless the fleet says otherwise.
+    pub fn life(&self) -> Option<Duration> {
+        let begin = match (&self.origin, self.state) {
+            // An administrator's own time was counted from the making.
+            (Origin::Issued(_), _) => self.created_at,
+            (_, AgentTokenState::Active { since }) => since,
+            _ => self.created_at,
+        };
+        self.expires_at.map(|end| end.saturating_since(begin))
+    }
+
+    /// Its first authenticated use. Its life, if it has none yet, begins now. Whether it has expired is
+    /// [`AgentToken::judge`]'s: one that expired lately is promoted to propose.
     ///
     /// # Errors
     /// Unless it is Pending.
-    pub fn promote(self, now: Timestamp) -> Result<Self, InvalidTransition> {
+    pub fn promote(self, life: Option<Duration>, now: Timestamp) -> Result<Self, InvalidTransition> {
         match self.state {
-            AgentTokenState::Pending => Ok(Self { state: AgentTokenState::Active { since: now }, ..self }),
+            AgentTokenState::Pending => {
+                let expires_at = self.expires_at.or_else(|| life.map(|life| now.saturating_add(life)));
+                Ok(Self { state: AgentTokenState::Active { since: now }, expires_at, ..self })
+            }
             _ => Err(self.refuse("promote")),
         }
     }

@@ -7,6 +7,7 @@ use crate::agent_token::{CredentialKind, RevokeReason, TokenName};
 use crate::clock::Timestamp;
 use crate::host::{HostKind, HostName, Status};
 use crate::id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageId, TenantId};
+use crate::lineage::Overlap;
 
 /// The place of an event in the one order of all events: the order in which they were committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -149,6 +150,52 @@ pub enum EventBody {
         lineage_id: LineageId,
         /// What people call it.
         name: Option<TokenName>,
+    },
+    /// An agent has proposed a successor of its token; it is in use from its first use on.
+    #[serde(rename = "agent_token.proposed")]
+    AgentTokenProposed {
+        /// The successor.
+        agent_token_id: AgentTokenId,
+        /// The token that it will retire.
+        predecessor: AgentTokenId,
+    },
+    /// An administrator has made a successor of an agent token.
+    #[serde(rename = "agent_token.rotated")]
+    AgentTokenRotated {
+        /// The successor.
+        agent_token_id: AgentTokenId,
+        /// The token that it follows.
+        predecessor: AgentTokenId,
+        /// Whether that one works until the first use, or was cut off.
+        overlap: Overlap,
+    },
+    /// A successor that was never used has yielded to another: the agent lost it, or two hold the credential.
+    #[serde(rename = "rotation.displaced")]
+    RotationDisplaced {
+        /// The successor that is refused from now on.
+        agent_token_id: AgentTokenId,
+        /// The one that took its place.
+        by: AgentTokenId,
+    },
+    /// A second successor was proposed while another waits: two hold the credential, or a disk was set back. At most
+    /// once an hour a token, with the number of proposals since the last one.
+    #[serde(rename = "rotation.conflict")]
+    RotationConflict {
+        /// The token that it was proposed with.
+        agent_token_id: AgentTokenId,
+        /// How many proposals this stands for.
+        attempts: u64,
+    },
+    /// A token that its own agent had retired was presented again: two hold the credential. At most once an hour a
+    /// token, with the number of requests since the last one.
+    #[serde(rename = "agent_token.reuse_detected")]
+    AgentTokenReuseDetected {
+        /// The retired token.
+        agent_token_id: AgentTokenId,
+        /// Its lineage.
+        lineage_id: LineageId,
+        /// How many requests this stands for.
+        attempts: u64,
     },
     /// An agent token was used for the first time.
     #[serde(rename = "agent_token.promoted")]

@@ -65,6 +65,10 @@ uuid_id! {
     AgentTokenId
 }
 uuid_id! {
+    /// An access token (its `jti`). Public: it may stand in logs.
+    AccessTokenId
+}
+uuid_id! {
     /// An agent token and all its successors.
     LineageId
 }

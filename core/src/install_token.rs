@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind};
+use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind, Draft, Origin, RevokeReason};
 use crate::clock::Timestamp;
 use crate::error::InvalidTransition;
-use crate::id::{ActorId, AgentTokenId, HostId, InstallTokenId, TenantId};
+use crate::id::{ActorId, AgentTokenId, HostId, InstallTokenId, LineageId, TenantId};
 use crate::secret::TokenHash;
 
 /// How long an install token can be exchanged unless its maker says otherwise.
@@ -16,7 +16,7 @@ pub const DEFAULT_LIFE: Duration = Duration::from_secs(15 * 60);
 pub const MAX_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A secret for one installation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InstallToken {
     /// Its public identity.
     pub id: InstallTokenId,
@@ -39,7 +39,7 @@ pub struct InstallToken {
 }
 
 /// What an install token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Binding {
     /// One existing host: the token is part of its aggregate.
     Host(HostId),
@@ -48,7 +48,7 @@ pub enum Binding {
 }
 
 /// The states of an install token. `Consumed` and `Revoked` are final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InstallTokenState {
     /// It can be exchanged until it expires.
     Issued,
@@ -69,7 +69,7 @@ pub enum InstallTokenState {
 }
 
 /// What a client commits to in an exchange: the identity of a request across repeats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// The client drew the agent token; this is its hash.
     Client(TokenHash),
@@ -81,7 +81,7 @@ pub enum Claim {
 }
 
 /// What an exchange leads to: the rows of the exchange table that concern a token that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exchange {
     /// The token can be consumed by this claim.
     Grant,
@@ -98,6 +98,17 @@ pub enum Exchange {
         /// Whether somebody else seems to hold the same install token: worth an alarm.
         contested: bool,
     },
+}
+
+/// What an exchange changes, in one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purchase {
+    /// The install token, Consumed.
+    pub spent: InstallToken,
+    /// The credential, Pending.
+    pub bought: AgentToken,
+    /// The credentials of earlier exchanges, Revoked.
+    pub ended: Vec<AgentToken>,
 }
 
 impl InstallToken {
@@ -143,6 +154,37 @@ impl InstallToken {
             }
             _ => Err(self.refuse("consume", now)),
         }
+    }
+
+    /// Exchanges it, granted: it is spent, the credential begins, and those that earlier exchanges gave the host end,
+    /// since whoever enrols it anew has lost them. `earlier` are the live tokens of their lineages.
+    ///
+    /// # Errors
+    /// Unless it is Issued and not expired.
+    pub fn buy(
+        self,
+        claim: Claim,
+        draft: Draft,
+        host_id: HostId,
+        lineage_id: LineageId,
+        earlier: Vec<AgentToken>,
+        now: Timestamp,
+    ) -> Result<Purchase, InvalidTransition> {
+        let bought = AgentToken {
+            id: draft.id,
+            host_id,
+            lineage_id,
+            hash: draft.hash,
+            kind: self.credential_kind,
+            name: None,
+            origin: Origin::Exchange(self.id),
+            state: AgentTokenState::Pending,
+            created_at: now,
+            expires_at: None,
+        };
+        let spent = self.consume(claim, draft.id, now)?;
+        let ended = earlier.into_iter().filter_map(|token| token.revoke(RevokeReason::Reenrolled, now).ok()).collect();
+        Ok(Purchase { spent, bought, ended })
     }
 
     /// Takes it back. An expired one can be revoked too: it is still Issued.

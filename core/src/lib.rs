@@ -1,5 +1,7 @@
 #![doc = include_str!("../../docs/core.md")]
 
+#[cfg(feature = "access-tokens")]
+pub mod access_token;
 pub mod agent_token;
 pub mod clock;
 #[cfg(feature = "conformance")]
@@ -13,6 +15,7 @@ pub mod fleet;
 pub mod host;
 pub mod id;
 pub mod install_token;
+pub mod lineage;
 pub mod policy;
 pub mod secret;
 #[cfg(feature = "server")]
@@ -26,9 +29,9 @@ pub use entropy::{Entropy, SystemEntropy};
 pub use error::{FieldError, InvalidTransition};
 #[cfg(feature = "server")]
 pub use fleet::{AgentIdentity, Drivers, Fleet, Timer};
-pub use id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageId, TenantId};
+pub use id::{AccessTokenId, ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageId, TenantId};
 pub use policy::{Actor, Policy, Role};
-pub use secret::{PlainToken, TokenHash};
+pub use secret::{AccessToken, PlainToken, TokenHash};
 #[cfg(feature = "server")]
 pub use store::{MemoryStore, Store};
 pub use text::InvalidText;

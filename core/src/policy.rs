@@ -58,11 +58,17 @@ pub enum Action {
     ReadHost,
     /// Take a host out of service.
     ArchiveHost,
+    /// List install tokens and agent tokens, never their secrets.
+    ReadTokens,
     /// Make an install token.
     MintInstallToken,
+    /// Take an install token back.
+    RevokeInstallToken,
     /// Issue an agent token.
     IssueAgentToken,
-    /// Revoke an agent token.
+    /// Make a successor of an agent token.
+    RotateAgentToken,
+    /// Revoke an agent token, or all of a host.
     RevokeAgentToken,
     /// Read events.
     ReadEvents,
@@ -70,19 +76,22 @@ pub enum Action {
 
 impl Action {
     /// All of them, for tests that must not forget one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::CreateHost,
         Self::ReadHost,
         Self::ArchiveHost,
+        Self::ReadTokens,
         Self::MintInstallToken,
+        Self::RevokeInstallToken,
         Self::IssueAgentToken,
+        Self::RotateAgentToken,
         Self::RevokeAgentToken,
         Self::ReadEvents,
     ];
 
     /// Whether it changes nothing.
     pub const fn is_read(self) -> bool {
-        matches!(self, Self::ReadHost | Self::ReadEvents)
+        matches!(self, Self::ReadHost | Self::ReadTokens | Self::ReadEvents)
     }
 }
 

@@ -6,7 +6,9 @@
 //! the store, and lets a scanner for leaked secrets recognise one; it guards nothing.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
 
+use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -74,6 +76,15 @@ impl PlainToken {
         Self(text)
     }
 
+    /// Derives a token from a secret that its holder has, an idempotency key of theirs, and a stored random salt: the same
+    /// three give the same token, so that a repeated request can be answered as the first one was, and nothing that is
+    /// stored gives it away. HKDF-SHA-256.
+    pub fn derive(prefix: Prefix, secret: &Self, key: &IdempotencyKey, salt: &[u8]) -> Self {
+        // The secret's text has a fixed length for each prefix, and no line feed: the two cannot run into each other.
+        let input = Zeroizing::new([secret.0.as_bytes(), b"\n", key.0.as_bytes()].concat());
+        Self::generate(prefix, &Derived { hkdf: Hkdf::new(Some(salt), &input), block: AtomicU8::new(0) })
+    }
+
     /// Takes the text of a token that carries one of the `accepted` prefixes.
     ///
     /// # Errors
@@ -97,7 +108,7 @@ impl PlainToken {
 
     /// What the store may know of it: SHA-256 of the whole text.
     pub fn hash(&self) -> TokenHash {
-        TokenHash(Sha256::digest(self.0.as_bytes()).into())
+        TokenHash::of_text(&self.0)
     }
 
     /// The secret itself: only to hand it to its holder, or to present it to the server.
@@ -109,6 +120,81 @@ impl PlainToken {
 impl fmt::Debug for PlainToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PlainToken(redacted)")
+    }
+}
+
+/// What a client sends in the header `Idempotency-Key` so that a request whose reply was lost can be repeated. It takes
+/// part in the making of a secret: 128 random bits or more, never used for two things.
+///
+/// Its `Debug` is redacted, and its memory is zeroed on drop.
+#[derive(Clone)]
+pub struct IdempotencyKey(Zeroizing<String>);
+
+impl IdempotencyKey {
+    /// The fewest characters that 128 bits need in base 64.
+    const MIN: usize = 22;
+    const MAX: usize = 255;
+
+    /// Takes the value of the header.
+    ///
+    /// # Errors
+    /// Says what a key has to look like.
+    pub fn parse(value: &[u8]) -> Result<Self, &'static str> {
+        const SHAPE: &str = "Idempotency-Key: 22 to 255 visible ASCII characters, 128 random bits or more";
+        if !(Self::MIN..=Self::MAX).contains(&value.len()) || !value.iter().all(u8::is_ascii_graphic) {
+            return Err(SHAPE);
+        }
+        std::str::from_utf8(value).map(|text| Self(Zeroizing::new(text.to_owned()))).map_err(|_| SHAPE)
+    }
+
+    /// What is stored of it.
+    pub fn hash(&self) -> TokenHash {
+        TokenHash::of_text(&self.0)
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdempotencyKey(redacted)")
+    }
+}
+
+/// The output of a key derivation as a source of bytes: block by block, without end.
+struct Derived {
+    hkdf: Hkdf<Sha256>,
+    block: AtomicU8,
+}
+
+impl Entropy for Derived {
+    fn fill(&self, bytes: &mut [u8]) {
+        let block = self.block.fetch_add(1, Ordering::Relaxed);
+        let info = [b"enlist/agent-token/1/".as_slice(), &[block]].concat();
+        self.hkdf.expand(&info, bytes).expect("HKDF-SHA-256 gives 8,160 bytes, and a token takes 64 at a time");
+    }
+}
+
+/// A signed access token in the clear: whoever holds it is taken for the host until it expires.
+///
+/// As with [`PlainToken`] its `Debug` is redacted, it has no `Display`, no `PartialEq` and no `Serialize`, and its memory
+/// is zeroed on drop. Nothing is checked here: whether the text is a token, and of whom, the verification says.
+pub struct AccessToken(Zeroizing<String>);
+
+impl AccessToken {
+    /// The token itself: only to hand it to its holder, or to present it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Zeroizing<String>> for AccessToken {
+    fn from(text: Zeroizing<String>) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(redacted)")
     }
 }
 
@@ -133,6 +219,11 @@ pub enum MalformedToken {
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
+    /// SHA-256 of `text`.
+    pub(crate) fn of_text(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
     /// Takes a hash that was stored before.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -249,10 +340,41 @@ mod tests {
         assert!(chi_squared < 145.0, "χ² = {chi_squared}");
     }
 
+    /// A repeat may come years later, from another version.
+    #[test]
+    fn a_derived_token_is_pinned_and_hangs_on_all_three() {
+        let secret = PlainToken::generate(Prefix::INSTALL, &Fixed(10));
+        let key = |text: &str| IdempotencyKey::parse(text.as_bytes()).unwrap();
+        let (one, two) = (key("0123456789abcdefghijkl"), key("0123456789abcdefghijkm"));
+        let derive = |secret: &PlainToken, key: &IdempotencyKey, salt: &[u8]| {
+            PlainToken::derive(Prefix::AGENT, secret, key, salt).expose().to_owned()
+        };
+        let token = derive(&secret, &one, b"salt");
+        assert_eq!(token, "eat_UdVSR2ESGOODQg3iZnqGDG80bqxcHG6G9x7FhwKD6Qv_1YrYiI");
+        assert_eq!(token, derive(&secret, &one, b"salt"));
+        assert_ne!(token, derive(&secret, &two, b"salt"));
+        assert_ne!(token, derive(&secret, &one, b"other"));
+        assert_ne!(token, derive(&PlainToken::generate(Prefix::INSTALL, &Fixed(11)), &one, b"salt"));
+        assert!(PlainToken::parse(&token, ALL).is_ok());
+    }
+
+    #[test]
+    fn an_idempotency_key_has_128_bits_and_is_not_shown() {
+        for bad in
+            ["", "0123456789abcdefghijk", "0123456789 abcdefghijkl", &"x".repeat(256), "0123456789abcdefghijk\u{e9}"]
+        {
+            assert!(IdempotencyKey::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let key = IdempotencyKey::parse(b"0123456789abcdefghijkl").unwrap();
+        assert_eq!(format!("{key:?}"), "IdempotencyKey(redacted)");
+    }
+
     #[test]
     fn debug_shows_nothing_of_the_secret() {
         let token = PlainToken::generate(Prefix::AGENT, &SystemEntropy);
         assert_eq!(format!("{token:?}"), "PlainToken(redacted)");
+        let token = AccessToken::from(Zeroizing::new("eyJ.canary.x".to_owned()));
+        assert_eq!(format!("{token:?}"), "AccessToken(redacted)");
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn apply(token: AgentToken, step: TokenStep, now: Timestamp) -> Result<AgentToke
     let host = sample::host("a");
     let predecessor = token.id;
     match step {
-        TokenStep::Promote => token.promote(now),
+        TokenStep::Promote => token.promote(None, now),
         TokenStep::RetireBy(by) => {
             let origin = match by {
                 RetiredBy::Agent => Origin::Proposed { predecessor },
@@ -441,7 +441,7 @@ proptest! {
             false => Request::Serve,
         };
         if token.judge(false, request, Siblings::default(), now) == Verdict::PromoteFirst {
-            prop_assert!(token.promote(now).is_ok());
+            prop_assert!(token.promote(None, now).is_ok());
         }
     }
 }

@@ -1,22 +1,25 @@
-//! Install tokens: the public exchange, and minting.
+//! Install tokens: the public exchange, minting, listing and taking back.
 
+use enlist_core::fleet::TokenFilter;
 use enlist_core::wire::{ExchangeRequest, MintInstallToken};
 use http::{Method, StatusCode};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use crate::Routes;
-use crate::reply::{Answer, Response, json};
+use crate::reply::{Answer, Response, json, no_content};
 use crate::request::id;
 use crate::resource::{AdminCall, PublicCall, Resource};
 
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
-    exchange(api).or(install_tokens(api)).unify().boxed()
+    exchange(api).or(install_tokens(api)).unify().or(install_token(api)).unify().boxed()
 }
 
 fn exchange(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn exchange(mut call: PublicCall, (): ()) -> Answer {
-        let request: ExchangeRequest = call.json().await?;
+        let idempotency_key = call.idempotency_key().await?;
+        let mut request: ExchangeRequest = call.json().await?;
+        request.idempotency_key = idempotency_key;
         Ok(json(StatusCode::OK, &call.fleet.enrol(request, call.address).await?))
     }
     Resource::new(api, "/v1/install-tokens/exchange")
@@ -25,12 +28,28 @@ fn exchange(api: &Routes) -> BoxedFilter<(Response,)> {
 }
 
 fn install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn list(call: AdminCall, host_id: String) -> Answer {
+        let host_id = id(&host_id)?;
+        let filter: TokenFilter = call.request.query()?;
+        Ok(json(StatusCode::OK, &call.admin().list_install_tokens(host_id, filter).await?))
+    }
     async fn mint(mut call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
         let request: MintInstallToken = call.json_or_default().await?;
         Ok(json(StatusCode::CREATED, &call.admin().mint_install_token(host_id, request).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/install-tokens")
+        .admin(Method::GET, list)
         .admin(Method::POST, mint)
         .at(warp::path!("hosts" / String / "install-tokens"))
+}
+
+fn install_token(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn revoke(call: AdminCall, token_id: String) -> Answer {
+        call.admin().revoke_install_token(id(&token_id)?).await?;
+        Ok(no_content())
+    }
+    Resource::new(api, "/v1/install-tokens/{token_id}")
+        .admin(Method::DELETE, revoke)
+        .at(warp::path!("install-tokens" / String))
 }

@@ -64,6 +64,8 @@
 //!
 #![doc = include_str!("../../docs/http.md")]
 
+#[cfg(feature = "access-tokens")]
+mod access_token;
 mod agent_token;
 mod auth;
 mod body;
@@ -85,6 +87,8 @@ use http::request::Parts;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
+#[cfg(feature = "access-tokens")]
+pub use access_token::jwks;
 pub use auth::{AdminAuth, AuthError, StaticBearer, UnusableToken};
 pub use health::health;
 pub use reply::{Response, problem, unservable};
@@ -145,9 +149,10 @@ impl Routes {
             .or(container::routes(&self))
             .unify()
             .or(event::routes(&self))
-            .unify()
-            .or(resource::unknown())
             .unify();
+        #[cfg(feature = "access-tokens")]
+        let groups = groups.or(access_token::routes(&self)).unify();
+        let groups = groups.or(resource::unknown()).unify();
         warp::path("v1").and(groups).boxed()
     }
 }

@@ -7,24 +7,38 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use enlist_core::fleet::{Admin, Agent, bearer};
-use enlist_core::wire::parse_json;
+use enlist_core::secret::IdempotencyKey;
+use enlist_core::wire::{Code, Problem, parse_json};
 use enlist_core::{Actor, AgentIdentity, Fleet};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use serde::de::DeserializeOwned;
 use tracing::Instrument;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Rejection};
+use zeroize::Zeroizing;
 
 use crate::Routes;
 use crate::body::SMALL_BODY;
 use crate::reply::{self, Answer, Refused, Response};
 use crate::request::{self, Request};
 
+/// draft-ietf-httpapi-idempotency-key-header.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// A handler, whatever credential it asks for.
 type Handler<P> = Box<dyn Fn(Routes, Request, P) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// Which credentials of a host a method takes.
+#[derive(Clone, Copy)]
+enum Credentials {
+    /// Those that a host works with.
+    Working,
+    /// Any.
+    Any,
+}
 
 /// One path, with parameters `P`, and its methods.
 pub(crate) struct Resource<P> {
@@ -77,12 +91,28 @@ impl<P: Send + 'static> Resource<P> {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
+        self.holder(method, Credentials::Working, handler)
+    }
+
+    /// A method for whoever holds a credential of a host, refresh tokens included where they are not for work.
+    pub(crate) fn any_credential<F>(self, method: Method, handler: impl Handle<AgentCall, P, F>) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        self.holder(method, Credentials::Any, handler)
+    }
+
+    fn holder<F>(self, method: Method, accepted: Credentials, handler: impl Handle<AgentCall, P, F>) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         self.method(method, move |Routes { fleet, .. }, mut request, params| {
             async move {
                 let values = request.head.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-                let identity = match bearer(values) {
-                    Ok(token) => fleet.authenticate(token).await,
-                    Err(error) => Err(error),
+                let identity = match (bearer(values), accepted) {
+                    (Ok(token), Credentials::Working) => fleet.authenticate(token).await,
+                    (Ok(token), Credentials::Any) => fleet.identify(token).await,
+                    (Err(error), _) => Err(error),
                 };
                 match identity {
                     Ok(identity) => handler(AgentCall { fleet, identity, request }, params).await,
@@ -180,6 +210,44 @@ impl PublicCall {
         let limit = SMALL_BODY.min(self.fleet.limits().body_bytes);
         let body = self.request.body.read(limit).await?;
         Ok(parse_json(&body)?)
+    }
+
+    /// The body, as JSON; an empty one means the defaults.
+    pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T, Refused> {
+        let limit = SMALL_BODY.min(self.fleet.limits().body_bytes);
+        let body = self.request.body.read(limit).await?;
+        if body.trim_ascii().is_empty() {
+            return Ok(T::default());
+        }
+        Ok(parse_json(&body)?)
+    }
+
+    /// The text of the agent token that the request carries.
+    pub(crate) async fn bearer(&mut self) -> Result<Zeroizing<String>, Refused> {
+        let found = bearer(self.values(AUTHORIZATION)).map(|text| Zeroizing::new(text.to_owned()));
+        if found.is_err() {
+            self.request.body.discard().await;
+        }
+        Ok(found?)
+    }
+
+    /// The header `Idempotency-Key`, if there is one.
+    pub(crate) async fn idempotency_key(&mut self) -> Result<Option<IdempotencyKey>, Refused> {
+        let mut values = self.values(IDEMPOTENCY_KEY);
+        let key = values.next().map(IdempotencyKey::parse).transpose();
+        let key = match values.next() {
+            None => key,
+            Some(_) => Err("present one Idempotency-Key header, not several"),
+        };
+        drop(values);
+        if key.is_err() {
+            self.request.body.discard().await;
+        }
+        key.map_err(|detail| Refused::new(Problem::new(Code::InvalidRequest, detail)))
+    }
+
+    fn values(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        self.request.head.headers.get_all(name).iter().map(HeaderValue::as_bytes)
     }
 }
 

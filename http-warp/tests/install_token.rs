@@ -113,3 +113,49 @@ async fn without_an_address_the_limit_is_one_for_all_and_not_off() {
     exhaust(&house, Some("192.0.2.1")).await;
     refused_exchange(&house, Some("192.0.2.2")).await.refused(429, "rate_limited");
 }
+
+#[tokio::test]
+async fn install_tokens_are_listed_without_their_secrets_and_taken_back() {
+    let house = House::new().await;
+    let created = house.create("web-1").await;
+    let path = format!("/v1/hosts/{}/install-tokens", created["host"]["id"].as_str().expect("an id"));
+    let listed = house.get(&path).send().await;
+    assert!(!listed.text().contains("eit_"), "{}", listed.text());
+    let listed = listed.expect(200);
+    let row = &listed["items"][0];
+    assert_eq!((&row["id"], &row["status"]), (&created["install_token"]["id"], &json!("issued")));
+
+    let token = format!("/v1/install-tokens/{}", row["id"].as_str().expect("an id"));
+    for _ in 0..2 {
+        assert_eq!(house.ask("DELETE", &token).by(common::ROOT).send().await.status, 204);
+    }
+    let body = json!({"install_token": created["install_token"]["token"], "claim": claim()});
+    house.ask("POST", EXCHANGE).json(&body).send().await.refused(401, "invalid_install_token");
+
+    let minted = house.post(&path).send().await.expect(201);
+    let body = json!({"install_token": minted["token"], "claim": claim()});
+    house.ask("POST", EXCHANGE).json(&body).send().await.expect(200);
+    let used = format!("/v1/install-tokens/{}", minted["id"].as_str().expect("an id"));
+    house.ask("DELETE", &used).by(common::ROOT).send().await.refused(409, "install_token_already_used");
+    house.ask("DELETE", &used).send().await.refused(401, "missing_token");
+    let nobody = format!("/v1/install-tokens/{}", created["host"]["id"].as_str().expect("an id"));
+    house.ask("DELETE", &nobody).by(common::ROOT).send().await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_server_made_exchange_is_repeated_with_its_key() {
+    let house = House::new().await;
+    let created = house.create("web-1").await;
+    let body = json!({"install_token": created["install_token"]["token"]});
+    let ask = |key: &str| house.ask("POST", EXCHANGE).json(&body).header("idempotency-key", key).send();
+    ask("too-short").await.refused(400, "invalid_request");
+    let first = ask("0123456789abcdefghijklmn").await.expect(200);
+    assert_eq!(ask("0123456789abcdefghijklmn").await.expect(200), first);
+    let token = first["agent_token"]["token"].as_str().expect("a secret");
+    house.ask("GET", "/v1/agent/self").by(token).send().await.expect(200);
+    for key in ["0123456789abcdefghijklmn", "another-key-0123456789ab"] {
+        ask(key).await.refused(401, "install_token_already_used");
+    }
+    let events = house.get("/v1/events?type=enrolment.contested").send().await.expect(200);
+    assert_eq!(events["items"].as_array().expect("items").len(), 1, "the same client, late, is no alarm");
+}

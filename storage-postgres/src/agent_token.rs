@@ -1,7 +1,7 @@
 //! Agent tokens: their rows, and the questions about them.
 
 use enlist_core::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RetiredBy, RevokeReason};
-use enlist_core::store::{AgentTokenQuery, Credential, Known, Page, Tombstone};
+use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, Page, Tombstone};
 use enlist_core::{AgentTokenId, HostId, TokenHash};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -38,7 +38,9 @@ const LIVE: &str = concat!(
 const LIST: &str = concat!(
     "SELECT ",
     agent_token_columns!(),
-    " FROM {schema}.agent_tokens AS a WHERE a.host_id = $1 AND ($2::uuid IS NULL OR a.id > $2) ORDER BY a.id LIMIT $3"
+    ", a.last_used_at FROM {schema}.agent_tokens AS a
+     WHERE a.host_id = $1 AND ($2::uuid IS NULL OR a.lineage_id = $2) AND ($3::uuid IS NULL OR a.id > $3)
+     ORDER BY a.id LIMIT $4"
 );
 
 /// Makes a token or overwrites it, with its hash in the register. A hash that the register has under another token
@@ -299,10 +301,15 @@ pub(crate) async fn note_uses(db: &mut Db, uses: &[(Id, Id, At)]) -> Result<(), 
 }
 
 /// `list_agent_tokens`.
-pub(crate) async fn list(db: &mut Db, query: &AgentTokenQuery) -> Result<Page<AgentToken>, Failure> {
-    let page = db.query(LIST).bind(Id::from(query.host_id)).bind(query.after.map(Id::from));
-    let rows = page.bind(overread(query.limit)).fetch_all(db.connection()).await?;
-    Ok(Page::of_overread(rows.iter().map(decode).collect::<Result<_, _>>()?, query.limit))
+pub(crate) async fn list(db: &mut Db, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, Failure> {
+    let wanted = db.query(LIST).bind(Id::from(query.host_id)).bind(query.lineage_id.map(Id::from));
+    let page = wanted.bind(query.after.map(Id::from)).bind(overread(query.limit));
+    let rows = page.fetch_all(db.connection()).await?;
+    let records = rows.iter().map(|row| {
+        let last_used_at: Option<At> = row.try_get("last_used_at")?;
+        Ok(AgentTokenRecord { token: decode(row)?, last_used_at: last_used_at.map(|at| at.0) })
+    });
+    Ok(Page::of_overread(records.collect::<Result<_, Failure>>()?, query.limit))
 }
 
 /// Reads [`CredentialKind::as_str`] back.

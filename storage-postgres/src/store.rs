@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use enlist_core::TokenHash;
-use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
-    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store, StoreError,
-    Subscription, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store,
+    StoreError, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -154,7 +153,7 @@ impl Store for PgStore {
         self.shared.read(move |db| Box::pin(async move { install_token::list(db, &query).await })).await
     }
 
-    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError> {
         let query = query.clone();
         self.shared.read(move |db| Box::pin(async move { agent_token::list(db, &query).await })).await
     }

@@ -9,7 +9,7 @@ use enlist_core::conformance::sample::{self, at};
 use enlist_core::host::Host;
 use enlist_core::install_token::{Binding, InstallToken};
 use enlist_core::store::{
-    AgentTokenQuery, Commit, ContainerQuery, Expected, HostWrite, Known, Prune, Revision, Store, StoreErrorKind, Write,
+    Commit, ContainerQuery, Expected, HostWrite, Known, Prune, Revision, Store, StoreErrorKind, Write,
 };
 
 /// A host of tenant `acme` with one Active agent token, one Issued install token, one event and one report.
@@ -253,8 +253,7 @@ async fn a_host_that_is_deleted_by_hand_leaves_nothing_to_be_read() {
     let (server, mut hand, host) = enrolled().await;
     let store = server.open();
     store.append(vec![sample::append(&host, common::full_report(1))]).await.unwrap();
-    let hash = store.list_agent_tokens(&AgentTokenQuery { host_id: host.id, after: None, limit: 1 }).await.unwrap();
-    let hash = hash.items[0].hash;
+    let hash = sample::agent_tokens(&store, host.id).await[0].hash;
     // Under whatever search path.
     hand.run("SET search_path = pg_catalog; DELETE FROM enlist.hosts; SET search_path = enlist").await;
     assert!(matches!(store.authenticate(&hash).await.unwrap(), Some(Known::Tombstone(_))));

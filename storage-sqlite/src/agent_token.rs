@@ -4,7 +4,7 @@ use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use enlist_core::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RetiredBy, RevokeReason};
-use enlist_core::store::{AgentTokenQuery, Credential, Known, Page, Tombstone};
+use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, Page, Tombstone};
 use enlist_core::{AgentTokenId, HostId, Timestamp, TokenHash};
 
 use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
@@ -229,18 +229,26 @@ pub(crate) fn note_use(
 }
 
 /// `list_agent_tokens`.
-pub(crate) fn list(connection: &mut SqliteConnection, query: &AgentTokenQuery) -> Result<Page<AgentToken>, Failure> {
+pub(crate) fn list(
+    connection: &mut SqliteConnection,
+    query: &AgentTokenQuery,
+) -> Result<Page<AgentTokenRecord>, Failure> {
     let mut rows = agent_tokens::table
         .filter(agent_tokens::host_id.eq(Id::from(query.host_id)))
         .order(agent_tokens::id)
         .limit(overread(query.limit))
-        .select(AgentTokenRow::as_select())
+        .select((AgentTokenRow::as_select(), agent_tokens::last_used_at))
         .into_boxed();
+    if let Some(lineage_id) = query.lineage_id {
+        rows = rows.filter(agent_tokens::lineage_id.eq(Id::from(lineage_id)));
+    }
     if let Some(after) = query.after {
         rows = rows.filter(agent_tokens::id.gt(Id::from(after)));
     }
-    let tokens = rows.load(connection)?.into_iter().map(AgentTokenRow::decode);
-    Ok(Page::of_overread(tokens.collect::<Result<_, _>>()?, query.limit))
+    let records = rows.load::<(AgentTokenRow, Option<At>)>(connection)?.into_iter().map(|(token, last_used_at)| {
+        Ok(AgentTokenRecord { token: token.decode()?, last_used_at: last_used_at.map(|at| at.0) })
+    });
+    Ok(Page::of_overread(records.collect::<Result<_, Failure>>()?, query.limit))
 }
 
 /// Reads [`CredentialKind::as_str`] back.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use diesel::prelude::*;
 use enlist_core::TokenHash;
-use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
-    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store, StoreError,
-    Subscription, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store,
+    StoreError, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 
@@ -133,7 +132,7 @@ impl Store for SqliteStore {
         self.read(move |connection| install_token::list(connection, &query)).await
     }
 
-    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError> {
         let query = query.clone();
         self.read(move |connection| agent_token::list(connection, &query)).await
     }

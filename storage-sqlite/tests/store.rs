@@ -55,7 +55,7 @@ async fn every_answer(store: &SqliteStore) -> Vec<Result<(), StoreError>> {
         store.find_host(&HostLookup::Id(host.id)).await.map(drop),
         store.list_hosts(&HostQuery::new(Scope::All, 1)).await.map(drop),
         store.list_install_tokens(&InstallTokenQuery { host_id: host.id, after: None, limit: 1 }).await.map(drop),
-        store.list_agent_tokens(&AgentTokenQuery { host_id: host.id, after: None, limit: 1 }).await.map(drop),
+        store.list_agent_tokens(&AgentTokenQuery::new(host.id, 1)).await.map(drop),
         store.list_events(&EventQuery::new(Scope::All, 1)).await.map(drop),
         store.append(vec![sample::append(&host, sample::report(at(1)))]).await.map(drop),
         store.touch(vec![sample::contact(&host, at(1))]).await.map(drop),
@@ -128,7 +128,7 @@ async fn all_of(store: &SqliteStore, host: &Host) -> String {
     let all = (
         store.load(&Key::Host(host.id)).await.unwrap(),
         store.find_host(&HostLookup::Id(host.id)).await.unwrap(),
-        store.list_agent_tokens(&AgentTokenQuery { host_id: host.id, after: None, limit: 100 }).await.unwrap(),
+        store.list_agent_tokens(&AgentTokenQuery::new(host.id, 100)).await.unwrap(),
         store.list_events(&EventQuery::new(Scope::All, 100)).await.unwrap(),
         store.list_containers(&containers).await.unwrap(),
         store.list_telemetry(&everything(host)).await.unwrap(),

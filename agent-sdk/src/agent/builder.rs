@@ -8,17 +8,19 @@ use std::time::Duration;
 use enlist_core::wire::ProposedHost;
 use enlist_core::{Clock, Entropy, SystemClock, SystemEntropy};
 
+use super::Agent;
 use super::pace::Pace;
 use super::work::Work;
-use super::{Agent, Start};
+use crate::agent_token::AgentToken;
 use crate::backoff::Backoff;
 use crate::client::{Client, ClientBuilder};
 use crate::collector::{Collector, SystemCollector};
-use crate::credential::{Credential, CredentialStore, FileCredentialStore};
+use crate::credential::{CredentialStore, FileCredentialStore};
 use crate::error::OpenError;
 use crate::event::{self, Events};
 use crate::install_token::InstallToken;
 use crate::lease::lease;
+use crate::session::Session;
 use crate::stamp::Stamps;
 use crate::timer::{Timer, TokioTimer};
 
@@ -27,12 +29,14 @@ const COLLECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest version of an agent, in bytes.
 const MAX_VERSION: usize = 64;
 
-/// What an [`Agent`] is made of. Needed are a place for the credential and, unless it holds one, an install token.
+/// What an [`Agent`] is made of. Needed are a place for the credential and, unless it holds one, an install token or an
+/// agent token.
 #[must_use]
 pub struct AgentBuilder {
     client: ClientBuilder,
     store: Option<Arc<dyn CredentialStore>>,
     install_token: Option<InstallToken>,
+    agent_token: Option<AgentToken>,
     proposed_host: Option<ProposedHost>,
     collectors: Vec<Box<dyn Collector>>,
     collect_timeout: Duration,
@@ -49,6 +53,7 @@ impl AgentBuilder {
             client: Client::builder(url),
             store: None,
             install_token: None,
+            agent_token: None,
             proposed_host: None,
             collectors: Vec::new(),
             collect_timeout: COLLECT_TIMEOUT,
@@ -70,10 +75,30 @@ impl AgentBuilder {
         Self { store: Some(Arc::new(store)), ..self }
     }
 
-    /// What the host enrols with, if it is not enrolled. An installed credential wins over it, so that it may stay in a
-    /// unit file; to enrol anew, remove the credential.
+    /// What the host enrols with, if it is not enrolled. An installed credential wins over it for as long as it works, so
+    /// that the token may stay in a unit file. Once the server has refused the credential for good, another install token
+    /// than the one that bought it enrols the host anew.
     pub fn install_token(self, token: InstallToken) -> Self {
         Self { install_token: Some(token), ..self }
+    }
+
+    /// An agent token that a person delivered: it is tried beside what is installed, and replaces that once the server has
+    /// accepted it. Refused, it is dropped and never tried again, so that it may stay in a unit file too. Without a
+    /// credential it comes before an install token.
+    ///
+    /// ```no_run
+    /// use enlist_agent_sdk::{Agent, AgentToken};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut builder = Agent::builder("https://fleet.example.com").state_dir("/var/lib/my-agent");
+    /// if let Ok(token) = std::env::var("AGENT_TOKEN") {
+    ///     builder = builder.agent_token(AgentToken::new(token)?);
+    /// }
+    /// let (agent, _events) = builder.open().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn agent_token(self, token: AgentToken) -> Self {
+        Self { agent_token: Some(token), ..self }
     }
 
     /// For tenant-bound install tokens: the host to find or make.
@@ -140,28 +165,32 @@ impl AgentBuilder {
     pub async fn open(self) -> Result<(Agent, Events), OpenError> {
         let client = self.client.build()?;
         let store = self.store.ok_or(OpenError::NoCredentialStore)?;
-        let start = match (Credential::load(&*store).await?, self.install_token) {
-            (Some(credential), install_token) => {
-                if install_token.is_some_and(|token| !credential.was_bought_with(&token)) {
-                    tracing::warn!(
-                        host_id = %credential.host_id(),
-                        "already enrolled: the other install token is not used; remove the credential to enrol anew"
-                    );
-                }
-                Start::Installed(credential)
+        let (sender, receiver) = event::channel();
+        let events = Arc::new(sender);
+        let mut session = Session::builder(client.clone(), Arc::clone(&store))
+            .clock(Arc::clone(&self.clock))
+            .entropy(Arc::clone(&self.entropy));
+        if let Some(token) = self.agent_token {
+            session = session.agent_token(token);
+        }
+        let session = session.open_for(&events).await?;
+        match (session.host_id(), &self.install_token) {
+            (Some(host_id), Some(token)) if session.was_not_bought_with(token).await => {
+                tracing::warn!(%host_id, "already enrolled: the other install token is not used while the credential works");
             }
-            (None, Some(install_token)) => Start::Enrol(install_token),
-            (None, None) => return Err(OpenError::NotEnrolled),
-        };
+            (None, None) if !session.waits_for_delivered().await => return Err(OpenError::NotEnrolled),
+            _ => {}
+        }
         let mut collectors = self.collectors;
         if collectors.is_empty() {
             collectors.push(Box::new(SystemCollector::new()?));
         }
         let (lease_holder, lease) = lease(Arc::clone(&self.clock), Arc::clone(&self.timer));
-        let (events, receiver) = event::channel();
         let work = Work {
             client,
             store,
+            session,
+            install_token: self.install_token,
             version: self.version,
             proposed_host: self.proposed_host,
             collectors,
@@ -177,7 +206,7 @@ impl AgentBuilder {
             dropped_total: 0,
             lost: false,
         };
-        Ok((Agent { start, work, lease }, receiver))
+        Ok((Agent { work, lease }, receiver))
     }
 }
 
@@ -186,6 +215,7 @@ impl fmt::Debug for AgentBuilder {
         f.debug_struct("AgentBuilder")
             .field("client", &self.client)
             .field("install_token", &self.install_token)
+            .field("agent_token", &self.agent_token)
             .field("host", &self.proposed_host)
             .field("interval", &self.interval)
             .finish_non_exhaustive()

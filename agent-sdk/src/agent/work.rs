@@ -1,35 +1,35 @@
-//! What an agent does: enrol, measure, report, and take the server's answers for what they are.
+//! What an agent does: report, and take the server's answers for what they are.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use enlist_core::telemetry::{AgentReport, HostReport, Report};
 use enlist_core::wire::{Code, Problem, ProposedHost, ReportStatus};
 use enlist_core::{Clock, Entropy, Timestamp};
 
 use super::Outcome;
 use super::pace::Pace;
-use crate::backoff::{Backoff, LONGEST_RETRY_AFTER, full_jitter};
+use crate::backoff::{Backoff, refused_pause};
 use crate::client::Client;
-use crate::collector::{Collected, Collector};
-use crate::credential::{Credential, CredentialStore};
-use crate::enrolment::Enrolment;
-use crate::error::{ClientError, EnrolError, RunError};
+use crate::collector::Collector;
+use crate::credential::CredentialStore;
+use crate::error::{ClientError, RunError, SessionError};
 use crate::event::{Event, EventSender};
 use crate::install_token::InstallToken;
 use crate::lease::LeaseHolder;
+use crate::session::{Permit, Session, Worked};
 use crate::stamp::Stamps;
 use crate::timer::Timer;
 
 /// How often a report whose fate is unknown is sent, the first time included, before a fresh one takes its place.
 const MOST_SENDINGS: u32 = 3;
-/// After a refusal that a person has to resolve, the agent tries again after this long, and up to as much again.
-const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// All that a running agent holds.
 pub(super) struct Work {
     pub(super) client: Client,
     pub(super) store: Arc<dyn CredentialStore>,
+    pub(super) session: Session,
+    /// What the host enrols with, until the server has refused it.
+    pub(super) install_token: Option<InstallToken>,
     pub(super) version: String,
     pub(super) proposed_host: Option<ProposedHost>,
     pub(super) collectors: Vec<Box<dyn Collector>>,
@@ -37,7 +37,7 @@ pub(super) struct Work {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) timer: Arc<dyn Timer>,
-    pub(super) events: EventSender,
+    pub(super) events: Arc<EventSender>,
     pub(super) lease_holder: LeaseHolder,
     pub(super) pace: Pace,
     pub(super) backoff: Backoff,
@@ -48,46 +48,22 @@ pub(super) struct Work {
 }
 
 /// What follows a contact.
-enum Next {
+pub(super) enum Next {
+    Again,
     Wait(Duration),
     Stop(Outcome),
 }
 
 impl Work {
-    /// Attempts until there is an answer that counts.
-    pub(super) async fn enrol(&mut self, install_token: &InstallToken) -> Result<Credential, EnrolError> {
-        let collected = self.collect().await;
-        let mut enrolment = Enrolment::new(self.client.clone(), Arc::clone(&self.store))
-            .entropy(Arc::clone(&self.entropy))
-            .facts(collected.facts);
-        if let Some(host) = self.proposed_host.take() {
-            enrolment = enrolment.host(host);
-        }
-        let mut backoff = Backoff::enrolment();
+    /// Reports and waits, by turns; enrols when there is nothing to report with.
+    pub(super) async fn work_until_the_end(&mut self) -> Result<Outcome, RunError> {
         loop {
-            match enrolment.attempt(install_token).await {
-                Ok(credential) => {
-                    self.reached();
-                    let (host_id, token_id) = (credential.host_id(), credential.token_id());
-                    self.events.send(Event::Enrolled { host_id, tenant_id: credential.tenant_id().clone() });
-                    self.events.send(Event::CredentialChanged { host_id, token_id });
-                    return Ok(credential);
-                }
-                Err(EnrolError::Unanswered(error)) => {
-                    let delay = backoff.delay_after(&error, &*self.entropy);
-                    self.unanswered(error);
-                    self.timer.sleep(delay).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Reports and waits, by turns.
-    pub(super) async fn report_until_the_end(&mut self, credential: &Credential) -> Result<Outcome, RunError> {
-        self.pace.set_host(credential.host_id());
-        loop {
-            match self.report(credential).await? {
+            let next = match self.session.permit().await {
+                Ok(permit) => self.report(permit).await?,
+                Err(error) => self.held_up(error).await?,
+            };
+            match next {
+                Next::Again => {}
                 Next::Wait(delay) => self.timer.sleep(delay).await,
                 Next::Stop(outcome) => return Ok(outcome),
             }
@@ -95,55 +71,80 @@ impl Work {
     }
 
     /// Measures, and sends the same report until it is known what became of it, or given up.
-    async fn report(&mut self, credential: &Credential) -> Result<Next, RunError> {
+    async fn report(&mut self, permit: Permit) -> Result<Next, RunError> {
+        self.pace.set_host(permit.host_id());
         let report = self.measure().await;
+        let mut permit = Some(permit);
         let mut sendings = 0;
         loop {
-            let sent = self.clock.monotonic();
-            match self.client.report(credential.token(), &report).await {
-                Ok(reply) => {
-                    self.stamps.stored(report.recorded_at, reply.server_time, self.clock.now());
-                    let next = self.acknowledged(sent, reply.lease_ms, reply.next_report_in_ms);
-                    if reply.status == ReportStatus::Conflict {
-                        self.given_up(report.recorded_at);
+            let permit = match permit.take() {
+                Some(permit) => Ok(permit),
+                None => self.session.permit().await,
+            };
+            let (error, delay) = match permit {
+                Ok(permit) => {
+                    let sent = self.clock.monotonic();
+                    let result = self.client.report(&permit, &report).await;
+                    self.heard(&result);
+                    match permit.worked(&result).await {
+                        Ok(Worked::Done) => {}
+                        Ok(Worked::Again) => continue,
+                        Err(error) => return self.report_held_up(report.recorded_at, error).await,
                     }
-                    self.events.send(Event::Reported {
-                        status: reply.status,
-                        at: report.recorded_at,
-                        server_time: reply.server_time,
-                        report: Box::new(report),
-                    });
-                    return Ok(next);
-                }
-                Err(ClientError::Refused(problem)) if problem.status < 500 => {
-                    self.given_up(report.recorded_at);
-                    return self.report_refused(credential, report.recorded_at, problem).await;
-                }
-                Err(error) => {
-                    let delay = self.backoff.delay_after(&error, &*self.entropy);
-                    self.unanswered(error);
-                    sendings += 1;
-                    if sendings == MOST_SENDINGS {
-                        self.given_up(report.recorded_at);
-                        return Ok(Next::Wait(delay));
+                    match result {
+                        Ok(reply) => {
+                            self.stamps.stored(report.recorded_at, reply.server_time, self.clock.now());
+                            let next = self.acknowledged(sent, reply.lease_ms, reply.next_report_in_ms, reply.rotate);
+                            if reply.status == ReportStatus::Conflict {
+                                self.given_up(report.recorded_at);
+                            }
+                            self.events.send(Event::Reported {
+                                status: reply.status,
+                                at: report.recorded_at,
+                                server_time: reply.server_time,
+                                report: Box::new(report),
+                            });
+                            return Ok(next);
+                        }
+                        Err(ClientError::Refused(problem)) if problem.status < 500 => {
+                            self.given_up(report.recorded_at);
+                            return self.report_refused(report.recorded_at, problem).await;
+                        }
+                        Err(error) => {
+                            let delay = self.backoff.delay_after(&error, &*self.entropy);
+                            (Some(error), delay)
+                        }
                     }
-                    self.timer.sleep(delay).await;
                 }
+                // The credential has to be seen to first, and there was no answer: as good as none to the report.
+                Err(SessionError::Waiting { retry_after, error }) => (error, retry_after),
+                Err(error) => return self.report_held_up(report.recorded_at, error).await,
+            };
+            if let Some(error) = error {
+                self.unanswered(error);
             }
+            sendings += 1;
+            if sendings == MOST_SENDINGS {
+                self.given_up(report.recorded_at);
+                return Ok(Next::Wait(delay));
+            }
+            self.timer.sleep(delay).await;
         }
     }
 
-    async fn report_refused(
-        &mut self,
-        credential: &Credential,
-        recorded_at: Timestamp,
-        problem: Box<Problem>,
-    ) -> Result<Next, RunError> {
+    async fn report_held_up(&mut self, recorded_at: Timestamp, error: SessionError) -> Result<Next, RunError> {
+        // The end of the host is the last that is said of it.
+        if !matches!(error, SessionError::HostArchived(_) | SessionError::HostDeleted(_)) {
+            self.given_up(recorded_at);
+        }
+        self.held_up(error).await
+    }
+
+    async fn report_refused(&mut self, recorded_at: Timestamp, problem: Box<Problem>) -> Result<Next, RunError> {
         if !matches!(problem.status, 400 | 413 | 415 | 422) {
-            return self.refused(credential, problem).await;
+            return Ok(self.refused(problem));
         }
         // The report was at fault, not the host: the heartbeat renews the lease that the report would have renewed.
-        self.reached();
         if problem.code == Code::ClockSkew {
             let server_time = problem.server_time;
             if let Some(server_time) = server_time {
@@ -153,55 +154,61 @@ impl Work {
         } else {
             self.events.send(Event::Refused { problem });
         }
-        self.heartbeat(credential).await
+        self.heartbeat().await
     }
 
-    async fn heartbeat(&mut self, credential: &Credential) -> Result<Next, RunError> {
-        let sent = self.clock.monotonic();
-        match self.client.heartbeat(credential.token()).await {
-            Ok(reply) => Ok(self.acknowledged(sent, reply.lease_ms, reply.next_report_in_ms)),
-            Err(ClientError::Refused(problem)) if problem.status < 500 => self.refused(credential, problem).await,
-            Err(error) => {
-                let delay = self.backoff.delay_after(&error, &*self.entropy);
-                self.unanswered(error);
-                Ok(Next::Wait(delay))
+    async fn heartbeat(&mut self) -> Result<Next, RunError> {
+        loop {
+            let permit = match self.session.permit().await {
+                Ok(permit) => permit,
+                Err(error) => return self.held_up(error).await,
+            };
+            let sent = self.clock.monotonic();
+            let result = self.client.heartbeat(&permit).await;
+            self.heard(&result);
+            match permit.worked(&result).await {
+                Ok(Worked::Done) => {}
+                Ok(Worked::Again) => continue,
+                Err(error) => return self.held_up(error).await,
             }
+            return Ok(match result {
+                Ok(reply) => self.acknowledged(sent, reply.lease_ms, reply.next_report_in_ms, reply.rotate),
+                Err(ClientError::Refused(problem)) if problem.status < 500 => self.refused(problem),
+                Err(error) => {
+                    let delay = self.backoff.delay_after(&error, &*self.entropy);
+                    self.unanswered(error);
+                    Next::Wait(delay)
+                }
+            });
         }
     }
 
-    /// The server, in its own form, refuses this host or its credential.
-    async fn refused(&mut self, credential: &Credential, problem: Box<Problem>) -> Result<Next, RunError> {
-        self.reached();
-        match (&problem.code, problem.status) {
-            (Code::HostDeleted, 410) => {
-                self.lease_holder.end();
-                self.store.erase().await?;
-                let host_id = credential.host_id();
-                self.events.send(Event::HostDeleted { host_id, problem: problem.clone() });
-                Ok(Next::Stop(Outcome::HostDeleted(problem)))
-            }
-            (Code::HostArchived, _) => {
-                self.lease_holder.end();
-                self.events.send(Event::HostArchived { problem: problem.clone() });
-                Ok(Next::Stop(Outcome::HostArchived(problem)))
-            }
-            _ => {
-                let pause = pause_after(&problem);
-                self.events.send(Event::Refused { problem });
-                Ok(Next::Wait(pause + full_jitter(REFUSED_PAUSE, &*self.entropy)))
-            }
-        }
+    /// The server, in its own form, refuses this host for a reason that is none of the credential's.
+    fn refused(&mut self, problem: Box<Problem>) -> Next {
+        let pause = refused_pause(&problem, &*self.entropy);
+        self.events.send(Event::Refused { problem });
+        Next::Wait(pause)
     }
 
-    fn acknowledged(&mut self, sent: Duration, lease_ms: u64, next_report_in_ms: u64) -> Next {
-        self.reached();
+    fn acknowledged(&mut self, sent: Duration, lease_ms: u64, next_report_in_ms: u64, rotate: bool) -> Next {
+        if rotate {
+            self.session.asked_to_rotate();
+        }
         self.backoff.reset();
         self.lease_holder.renew(sent, lease_ms);
         let since_sent = self.clock.monotonic().saturating_sub(sent);
         Next::Wait(self.pace.after(Duration::from_millis(next_report_in_ms), since_sent))
     }
 
-    fn reached(&mut self) {
+    fn heard<T>(&mut self, result: &Result<T, ClientError>) {
+        match result {
+            Err(ClientError::Refused(problem)) if problem.status >= 500 => {}
+            Ok(_) | Err(ClientError::Refused(_)) => self.reached(),
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn reached(&mut self) {
         if std::mem::take(&mut self.lost) {
             // Whatever kept this host from its server kept others from it too: spread again.
             self.pace.align();
@@ -209,7 +216,7 @@ impl Work {
         }
     }
 
-    fn unanswered(&mut self, error: ClientError) {
+    pub(super) fn unanswered(&mut self, error: ClientError) {
         tracing::debug!(%error, "a contact failed");
         if !std::mem::replace(&mut self.lost, true) {
             self.events.send(Event::ConnectivityLost { error });
@@ -219,62 +226,5 @@ impl Work {
     fn given_up(&mut self, recorded_at: Timestamp) {
         self.dropped_total += 1;
         self.events.send(Event::ReportDropped { recorded_at, dropped_total: self.dropped_total });
-    }
-
-    async fn measure(&mut self) -> Report {
-        let Collected { facts, metrics, custom, containers } = self.collect().await;
-        let containers = containers.unwrap_or_default();
-        Report {
-            recorded_at: self.stamps.next(self.clock.now()),
-            host: HostReport { facts: Some(facts), metrics, custom },
-            containers: containers.list,
-            containers_complete: containers.complete,
-            agent: Some(AgentReport {
-                version: Some(self.version.clone()),
-                spooled: None,
-                dropped_total: Some(self.dropped_total),
-            }),
-        }
-    }
-
-    /// Asks every collector; one that takes too long is left out this time.
-    async fn collect(&mut self) -> Collected {
-        let mut all = Collected::default();
-        let mut stalled = false;
-        for collector in &mut self.collectors {
-            match tokio::time::timeout(self.collect_timeout, collector.collect()).await {
-                Ok(collected) => all.merge(collected),
-                Err(_) => {
-                    stalled = true;
-                    self.events.send(Event::CollectorStalled);
-                }
-            }
-        }
-        if let Some(containers) = &mut all.containers {
-            // Those of the engine that was left out are not gone.
-            containers.complete &= !stalled;
-        }
-        all.keep_finite();
-        let version = &mut all.facts.agent_version;
-        version.get_or_insert_with(|| self.version.clone());
-        all
-    }
-}
-
-/// How long a refused host waits at least: as the server asks, within reason.
-fn pause_after(problem: &Problem) -> Duration {
-    problem.retry_after.unwrap_or_default().clamp(REFUSED_PAUSE, LONGEST_RETRY_AFTER)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_absurd_retry_after_neither_panics_nor_silences_a_host_for_good() {
-        let after = |retry_after| pause_after(&Problem { retry_after, ..Problem::new(Code::TokenRevoked, "why") });
-        assert_eq!(after(None), REFUSED_PAUSE);
-        assert_eq!(after(Some(Duration::from_secs(120))), Duration::from_secs(120));
-        assert_eq!(after(Some(Duration::MAX)), LONGEST_RETRY_AFTER);
     }
 }

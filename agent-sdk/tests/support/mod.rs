@@ -2,13 +2,18 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod fleet;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use enlist_agent_sdk::{Agent, AgentBuilder, Collected, Collector, Events, InstallToken, Outcome, RunError, Timer};
+use enlist_agent_sdk::{
+    Agent, AgentBuilder, AgentToken, Client, ClientError, Collected, Collector, CredentialStore, Events,
+    FileCredentialStore, InstallToken, Outcome, RunError, Session, SessionError, Timer, Worked,
+};
 use enlist_core::secret::Prefix;
-use enlist_core::wire::{Code, Problem};
+use enlist_core::wire::{Code, HeartbeatReply, Problem};
 use enlist_core::{Clock, ManualClock, PlainToken, SystemEntropy, Timestamp};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -16,8 +21,12 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 pub(crate) const HOST_ID: &str = "01890a5d-ac96-774b-bcce-000040000000";
+
+/// Of the token that follows the first.
+pub(crate) const SECOND_TOKEN_ID: &str = "01890a5d-ac96-774b-bcce-b302099a8058";
 
 /// Time does not pass by itself here: what goes on this long would go on for ever.
 const ENDLESS: usize = 2_000;
@@ -76,6 +85,22 @@ pub(crate) fn acknowledged_at(server_time: Timestamp, next_report_in_ms: u64) ->
     }))
 }
 
+/// The reply of `GET /v1/agent/self`.
+pub(crate) fn who() -> Answer {
+    who_until(None)
+}
+
+pub(crate) fn who_until(expires_at: Option<Timestamp>) -> Answer {
+    ok(json!({
+        "host_id": HOST_ID, "tenant_id": "acme", "token_id": SECOND_TOKEN_ID, "kind": "bearer", "expires_at": expires_at,
+        "server_time": now(),
+    }))
+}
+
+pub(crate) fn proposed() -> Answer {
+    ok(json!({"id": SECOND_TOKEN_ID, "state": "pending"}))
+}
+
 pub(crate) fn now() -> Timestamp {
     "2026-11-01T12:00:00Z".parse().expect("a time")
 }
@@ -124,6 +149,12 @@ impl Server {
         self.asked.lock().expect("not poisoned").clone()
     }
 
+    /// The paths that were asked, less what they have in common.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let last = |path: String| path.rsplit('/').next().unwrap_or_default().to_owned();
+        self.asked().into_iter().map(|asked| last(asked.path)).collect()
+    }
+
     pub(crate) fn claims(&self) -> Vec<String> {
         let exchanges = self.asked().into_iter().filter(|asked| asked.path.ends_with("/exchange"));
         exchanges.map(|asked| asked.body["claim"].as_str().expect("a claim").to_owned()).collect()
@@ -169,6 +200,32 @@ pub(crate) fn install_token() -> InstallToken {
     InstallToken::from(PlainToken::generate(Prefix::INSTALL, &SystemEntropy))
 }
 
+/// A state directory as an agent leaves it that has enrolled and reported: the credential, and its secret.
+pub(crate) async fn enrolled_home() -> (TempDir, String) {
+    let home = tempfile::tempdir().expect("a directory");
+    let server = Server::start(|_, asked| match asked.path.as_str() {
+        "/v1/install-tokens/exchange" => enrolled(),
+        "/v1/agent/self" => who(),
+        _ => acknowledged(),
+    })
+    .await;
+    let (agent, _) =
+        agent(&server, home.path(), &MovingTimer::new()).install_token(install_token()).open().await.expect("opens");
+    let path = home.path().to_owned();
+    let confirmed = async move {
+        while file(&path)["installed"]["obtained_at"].is_null() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    agent.run(confirmed).await.expect("enrolled");
+    // The last save has let the directory go.
+    while FileCredentialStore::new(home.path()).load().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let secret = file(home.path())["installed"]["token"].as_str().expect("a token").to_owned();
+    (home, secret)
+}
+
 /// What the credential file says, or null.
 pub(crate) fn file(directory: &Path) -> Value {
     std::fs::read(directory.join("credential.json"))
@@ -178,7 +235,7 @@ pub(crate) fn file(directory: &Path) -> Value {
 /// SHA-256 of the token in this part of the file.
 pub(crate) fn hash_of(part: &Value) -> String {
     let text = part["token"].as_str().expect("a token");
-    PlainToken::parse(text, &[Prefix::AGENT]).expect("a token of ours").hash().to_hex()
+    AgentToken::new(text).expect("a token").hash().to_hex()
 }
 
 /// Sleeps by moving the clock, and writes down for how long.
@@ -207,6 +264,43 @@ impl Timer for MovingTimer {
         }
         self.clock.advance(by);
         tokio::task::yield_now().await;
+    }
+}
+
+/// A client that does not wait long.
+pub(crate) fn client(server: &Server) -> Client {
+    Client::builder(&server.url).timeout(SHORT).build().expect("a client")
+}
+
+/// A session on the moving clock.
+pub(crate) async fn session(
+    server: &Server,
+    store: impl CredentialStore,
+    clock: &Arc<ManualClock>,
+) -> (Session, Events) {
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    Session::builder(client(server), Arc::new(store)).clock(clock).open().await.expect("opens")
+}
+
+/// A session on this home that wants a rotation.
+pub(crate) async fn rotating(server: &Server, home: &Path, clock: &Arc<ManualClock>) -> Session {
+    let (session, _) = session(server, FileCredentialStore::new(home), clock).await;
+    session.rotate();
+    session
+}
+
+/// One heartbeat, again if the session says so.
+pub(crate) async fn heartbeat(
+    session: &Session,
+    server: &Server,
+) -> Result<Result<HeartbeatReply, ClientError>, SessionError> {
+    let client = client(server);
+    loop {
+        let permit = session.permit().await?;
+        let result = client.heartbeat(&permit).await;
+        if permit.worked(&result).await? == Worked::Done {
+            return Ok(result);
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use crate::host::{ExternalId, Host};
 use crate::install_token::InstallToken;
 use crate::policy::Scope;
 use crate::store::{
-    AgentTokenQuery, AppendOutcome, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery, HostWrite,
-    InstallTokenQuery, Key, Known, Revision, Silence, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write,
+    AppendOutcome, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery, HostWrite, InstallTokenQuery,
+    Key, Known, Revision, Silence, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write,
 };
 use crate::telemetry::Report;
 
@@ -67,8 +67,7 @@ pub async fn a_deleted_host_is_gone_with_its_tokens(fixture: &impl Fixture) {
         }
         let listed = store.list_hosts(&HostQuery::new(Scope::All, 10)).await.unwrap().items;
         assert_eq!(listed.iter().map(|record| record.host.id).collect::<Vec<_>>(), [neighbour.id]);
-        let query = AgentTokenQuery { host_id: host.id, after: None, limit: 10 };
-        assert!(store.list_agent_tokens(&query).await.unwrap().items.is_empty());
+        assert!(sample::agent_tokens(store, host.id).await.is_empty());
         let query = InstallTokenQuery { host_id: host.id, after: None, limit: 10 };
         assert!(store.list_install_tokens(&query).await.unwrap().items.is_empty());
     }

@@ -34,6 +34,7 @@ pub mod commit;
 pub mod contact;
 pub mod deletion;
 pub mod event;
+pub mod last_use;
 pub mod model;
 pub mod prune;
 pub mod query;
@@ -153,6 +154,9 @@ properties! {
         a_token_stays_with_its_aggregate,
         a_token_keeps_its_hash,
         a_token_takes_anothers_place_in_one_commit,
+        a_pending_token_yields_to_another_in_one_commit,
+        a_lineage_begins_anew_in_one_commit,
+        a_token_is_overwritten_whole,
     }
     round_trip {
         a_host_with_every_field_at_its_extremes,
@@ -184,6 +188,7 @@ properties! {
         hosts_are_filtered_by_tag_kind_and_tenant,
         a_name_prefix_is_taken_to_the_byte,
         pages_of_tokens_miss_and_repeat_nothing,
+        agent_tokens_are_listed_by_lineage,
     }
     event {
         positions_rise_in_the_order_of_commits,
@@ -214,6 +219,13 @@ properties! {
         a_touch_makes_a_host_online_with_one_event,
         a_touch_passes_over_absent_and_archived_hosts,
         a_dropped_append_is_whole_or_absent,
+    }
+    last_use {
+        a_tokens_last_use_can_be_read_and_never_goes_back,
+        every_report_is_a_use_by_the_servers_clock,
+        a_use_of_another_hosts_token_is_passed_over,
+        an_archived_host_uses_no_token,
+        a_commit_leaves_the_last_use_as_it_is,
     }
     telemetry {
         telemetry_is_read_by_range_in_pages,

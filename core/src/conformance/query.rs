@@ -10,8 +10,8 @@ use crate::id::HostId;
 use crate::install_token::{InstallToken, InstallTokenState};
 use crate::policy::{Kinds, Scope};
 use crate::store::{
-    AgentTokenQuery, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery, HostRecord,
-    HostWrite, InstallTokenQuery, Key, Presented, Revision, Store, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
+    HostRecord, HostWrite, InstallTokenQuery, Key, Page, Presented, Revision, Store, TelemetryQuery,
 };
 use crate::telemetry::Report;
 
@@ -164,7 +164,7 @@ pub async fn every_read_sees_what_another_handle_wrote(fixture: &impl Fixture) {
     let lookup = HostLookup::Id(host.id);
     let telemetry = TelemetryQuery { host_id: host.id, from: at(0), to: at(99), after: None, limit: 10 };
     let containers = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
-    let agent_tokens = AgentTokenQuery { host_id: host.id, after: None, limit: 10 };
+    let agent_tokens = AgentTokenQuery::new(host.id, 10);
     let install_tokens = InstallTokenQuery { host_id: host.id, after: None, limit: 10 };
     // How many rows each read finds, and what it says of the host.
     let read = || async {
@@ -371,6 +371,15 @@ pub async fn a_name_prefix_is_taken_to_the_byte(fixture: &impl Fixture) {
     assert_eq!(with("").await.len(), 10);
 }
 
+async fn walk_tokens(store: &impl Store, query: AgentTokenQuery) -> Vec<AgentToken> {
+    let records = sample::walk(|last: Option<&AgentTokenRecord>| {
+        let query = AgentTokenQuery { after: last.map(|record| record.token.id), ..query.clone() };
+        async move { store.list_agent_tokens(&query).await.unwrap() }
+    })
+    .await;
+    records.into_iter().map(|record| record.token).collect()
+}
+
 /// Spent and refused ones included.
 pub async fn pages_of_tokens_miss_and_repeat_nothing(fixture: &impl Fixture) {
     let store = fixture.handle().await;
@@ -395,13 +404,7 @@ pub async fn pages_of_tokens_miss_and_repeat_nothing(fixture: &impl Fixture) {
     };
     sample::commit(&store, foreign).await;
     for limit in [1, 2, 5, 6] {
-        let seen = sample::walk(|last: Option<&AgentToken>| {
-            let query = AgentTokenQuery { host_id: host.id, after: last.map(|token| token.id), limit };
-            let store = &store;
-            async move { store.list_agent_tokens(&query).await.unwrap() }
-        })
-        .await;
-        assert_eq!(seen, agent_tokens);
+        assert_eq!(walk_tokens(&store, AgentTokenQuery::new(host.id, limit)).await, agent_tokens);
         let seen = sample::walk(|last: Option<&InstallToken>| {
             let query = InstallTokenQuery { host_id: host.id, after: last.map(|token| token.id), limit };
             let store = &store;
@@ -409,5 +412,34 @@ pub async fn pages_of_tokens_miss_and_repeat_nothing(fixture: &impl Fixture) {
         })
         .await;
         assert_eq!(seen, install_tokens);
+    }
+}
+
+/// Of that host, in the order of their ids, and as many a page as asked for, whatever stands between them.
+pub async fn agent_tokens_are_listed_by_lineage(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (host, other) = (sample::host("a"), sample::host("b"));
+    let (first, second) = (sample::agent_token(&host), sample::agent_token(&host));
+    let successor = |head: &AgentToken| AgentToken { lineage_id: head.lineage_id, ..sample::agent_token(&host) };
+    let ended = |token: AgentToken| token.revoke(RevokeReason::CutOff, at(4)).unwrap();
+    let lineages = [
+        vec![ended(first.clone()), ended(successor(&first)), ended(successor(&first)), successor(&first)],
+        vec![ended(second.clone()), successor(&second)],
+    ];
+    // Made by turns, so that neither stands in one piece.
+    assert!(lineages[0][0].id < lineages[1][0].id && lineages[1][0].id < lineages[0][1].id);
+    sample::create_with_tokens(&store, &host, lineages.concat()).await;
+    let foreign = sample::agent_token(&other);
+    sample::create_with_tokens(&store, &other, vec![foreign.clone()]).await;
+    let of =
+        |lineage_id, limit| AgentTokenQuery { lineage_id: Some(lineage_id), ..AgentTokenQuery::new(host.id, limit) };
+    for limit in [1, 2, 3, 4, 5] {
+        for tokens in &lineages {
+            assert_eq!(walk_tokens(&store, of(tokens[0].lineage_id, limit)).await, *tokens);
+        }
+    }
+    for lineage_id in [foreign.lineage_id, sample::agent_token(&host).lineage_id] {
+        let nothing = Page { items: Vec::new(), more: false };
+        assert_eq!(store.list_agent_tokens(&of(lineage_id, 1)).await.unwrap(), nothing);
     }
 }

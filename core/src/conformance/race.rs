@@ -15,9 +15,7 @@ use crate::fleet::{EnrolError, Limits};
 use crate::host::{HostKind, HostName};
 use crate::policy::{Actor, Scope};
 use crate::secret::{PlainToken, Prefix};
-use crate::store::{
-    AgentTokenQuery, AppendOutcome, Commit, EventQuery, Revision, Store, StoreErrorKind, TelemetryQuery,
-};
+use crate::store::{AppendOutcome, Commit, EventQuery, Revision, Store, StoreErrorKind, TelemetryQuery};
 use crate::wire::{CreateHost, ExchangeRequest};
 use crate::{Clock, Fleet, HostId, ManualClock, SystemEntropy};
 
@@ -40,7 +38,7 @@ async fn create_host(fleet: &Fleet) -> (HostId, PlainToken) {
 
 fn exchange(install_token: &PlainToken, claim: crate::TokenHash) -> ExchangeRequest {
     let install_token = install_token.expose().to_owned();
-    ExchangeRequest { install_token, claim: Some(claim), facts: None, host: None }
+    ExchangeRequest { install_token, claim: Some(claim), facts: None, host: None, idempotency_key: None }
 }
 
 /// The rest is told so, and the store holds what the winner wrote.
@@ -75,8 +73,7 @@ pub async fn one_of_sixty_four_claims_wins_an_install_token(fixture: &impl Fixtu
     let refused = results.iter().filter(|result| matches!(result, Err(EnrolError::AlreadyUsed))).count();
     assert_eq!(refused, 63);
     let store = fixture.handle().await;
-    let query = AgentTokenQuery { host_id, after: None, limit: 100 };
-    assert_eq!(store.list_agent_tokens(&query).await.unwrap().items.len(), 1);
+    assert_eq!(sample::agent_tokens(&store, host_id).await.len(), 1);
 }
 
 /// One host that repeats itself: 64 successes, one credential.
@@ -88,8 +85,7 @@ pub async fn one_claim_sent_sixty_four_times_buys_one_credential(fixture: &impl 
     let ids: Vec<_> = results.into_iter().map(|result| result.expect("it is the same claim").agent_token.id).collect();
     assert!(ids.iter().all(|id| *id == ids[0]));
     let store = fixture.handle().await;
-    let query = AgentTokenQuery { host_id, after: None, limit: 100 };
-    let tokens = store.list_agent_tokens(&query).await.unwrap().items;
+    let tokens = sample::agent_tokens(&store, host_id).await;
     assert_eq!(tokens.iter().map(|token| (token.id, token.hash)).collect::<Vec<_>>(), [(ids[0], claim)]);
 }
 

@@ -13,8 +13,8 @@ use crate::id::{ActorId, AgentTokenId, TenantId};
 use crate::install_token::{Binding, Claim, InstallToken, InstallTokenState};
 use crate::policy::Scope;
 use crate::store::{
-    AgentTokenQuery, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostWrite, InstallTokenQuery,
-    Key, Presented, Revision, Store, TelemetryQuery, TenantInstallToken, Write,
+    Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostWrite, InstallTokenQuery, Key, Presented,
+    Revision, Store, TelemetryQuery, TenantInstallToken, Write,
 };
 use crate::telemetry::{AgentReport, HostFacts, HostMetrics, HostReport, HostSnapshot, MAX_COUNTER, Report};
 
@@ -85,8 +85,7 @@ pub async fn tags_and_labels_are_replaced_whole(fixture: &impl Fixture) {
 
 async fn token_round_trip(store: &impl Store, host: &Host, tokens: Vec<AgentToken>) {
     sample::create_with_tokens(store, host, tokens.clone()).await;
-    let query = AgentTokenQuery { host_id: host.id, after: None, limit: 100 };
-    assert_eq!(store.list_agent_tokens(&query).await.unwrap().items, tokens);
+    assert_eq!(sample::agent_tokens(store, host.id).await, tokens);
     for token in tokens {
         match store.load(&Key::AgentTokenId(token.id)).await.unwrap() {
             Some(Aggregate::Host(aggregate)) => assert_eq!(aggregate.presented, Presented::AgentToken(token)),

@@ -11,8 +11,8 @@ use crate::id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageI
 use crate::install_token::{Binding, InstallToken, InstallTokenState};
 use crate::secret::TokenHash;
 use crate::store::{
-    Aggregate, Append, Commit, Contact, Credential, Expected, HostAggregate, HostWrite, Key, Known, Page, Revision,
-    Store, StoreErrorKind,
+    AgentTokenQuery, Aggregate, Append, Commit, Contact, Credential, Expected, HostAggregate, HostWrite, Key, Known,
+    Page, Revision, Store, StoreErrorKind,
 };
 use crate::telemetry::{HostMetrics, HostReport, Report};
 use crate::{Entropy, SystemEntropy};
@@ -181,6 +181,12 @@ pub async fn load(store: &impl Store, id: HostId) -> HostAggregate {
         Some(Aggregate::Host(aggregate)) => *aggregate,
         other => panic!("a host was expected, not {other:?}"),
     }
+}
+
+/// Every agent token of a host, whatever state it is in, in the order of their ids.
+pub async fn agent_tokens(store: &impl Store, host_id: HostId) -> Vec<AgentToken> {
+    let page = store.list_agent_tokens(&AgentTokenQuery::new(host_id, 500)).await.expect("tokens are listed");
+    page.items.into_iter().map(|record| record.token).collect()
 }
 
 /// The credential behind a hash that is known.

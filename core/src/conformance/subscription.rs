@@ -57,7 +57,7 @@ pub async fn every_way_to_be_cut_off_is_told(fixture: &impl Fixture) {
     let (host, active) = with_active_token(&here).await;
     let origin = Origin::Proposed { predecessor: active.id };
     let next = AgentToken { lineage_id: active.lineage_id, origin, ..sample::agent_token(&host) };
-    let promoted = next.promote(at(2)).unwrap();
+    let promoted = next.promote(None, at(2)).unwrap();
     let hash = active.hash;
     write_tokens(&here, &host, vec![active.retire(&promoted, at(2)).unwrap(), promoted]).await;
     assert!(told(&mut subscription).await.contains(&hash));

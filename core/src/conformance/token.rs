@@ -2,12 +2,11 @@
 
 use super::Fixture;
 use super::sample::{self, at};
-use crate::agent_token::{AgentToken, AgentTokenState, Origin, RevokeReason};
+use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RevokeReason, TokenName};
 use crate::host::Host;
 use crate::install_token::{Binding, InstallToken};
 use crate::store::{
-    AgentTokenQuery, Aggregate, Commit, Expected, HostWrite, Key, Revision, Store, StoreErrorKind, TenantInstallToken,
-    Write,
+    Aggregate, Commit, Expected, HostWrite, Key, Presented, Revision, Store, StoreErrorKind, TenantInstallToken, Write,
 };
 
 /// Also when the token that had it can no longer act.
@@ -204,24 +203,94 @@ pub async fn a_token_keeps_its_hash(fixture: &impl Fixture) {
     assert_unchanged(&store, tokens).await;
 }
 
-/// Promotion: the predecessor ends and the successor begins, whichever stands first in the commit.
+/// A host with an Active token and its Pending successor.
+async fn with_successor(store: &impl Store) -> (Host, AgentToken, AgentToken) {
+    let host = sample::host(&sample::hash().to_hex());
+    let active = AgentToken { state: AgentTokenState::Active { since: at(2) }, ..sample::agent_token(&host) };
+    let pending = successor(&host, &active);
+    sample::create_with_tokens(store, &host, vec![active.clone(), pending.clone()]).await;
+    (host, active, pending)
+}
+
+fn successor(host: &Host, of: &AgentToken) -> AgentToken {
+    let origin = Origin::Proposed { predecessor: of.id };
+    AgentToken { lineage_id: of.lineage_id, origin, ..sample::agent_token(host) }
+}
+
+/// Writes tokens of a host that `with_successor` made; `tokens` is how its lineage stands then, in the order of ids.
+async fn assert_taken(store: &impl Store, host: &Host, written: Vec<AgentToken>, tokens: &[AgentToken]) {
+    sample::commit(store, HostWrite { agent_tokens: written, ..sample::write(Revision::FIRST, host) }).await;
+    let live: Vec<_> = tokens.iter().filter(|token| token.is_live()).cloned().collect();
+    assert_eq!(sample::load(store, host.id).await.agent_tokens, live);
+    assert_eq!(sample::agent_tokens(store, host.id).await, tokens);
+}
+
+/// Promotion: the predecessor ends and the successor begins, with its expiry, whichever stands first in the commit.
 pub async fn a_token_takes_anothers_place_in_one_commit(fixture: &impl Fixture) {
     let store = fixture.handle().await;
     for successor_first in [true, false] {
-        let host = sample::host(if successor_first { "a" } else { "b" });
-        let old = AgentToken { state: AgentTokenState::Active { since: at(2) }, ..sample::agent_token(&host) };
-        let new = AgentToken {
-            lineage_id: old.lineage_id,
-            origin: Origin::Proposed { predecessor: old.id },
-            ..sample::agent_token(&host)
-        };
-        sample::create_with_tokens(&store, &host, vec![old.clone(), new.clone()]).await;
-        let new = new.promote(at(4)).unwrap();
+        let (host, old, new) = with_successor(&store).await;
+        let state = AgentTokenState::Active { since: at(4) };
+        let new = AgentToken { state, expires_at: Some(at(9_000)), ..new };
         let old = old.retire(&new, at(4)).unwrap();
-        let tokens = if successor_first { vec![new.clone(), old.clone()] } else { vec![old.clone(), new.clone()] };
-        sample::commit(&store, HostWrite { agent_tokens: tokens, ..sample::write(Revision::FIRST, &host) }).await;
-        assert_eq!(sample::load(&store, host.id).await.agent_tokens, std::slice::from_ref(&new));
-        let query = AgentTokenQuery { host_id: host.id, after: None, limit: 10 };
-        assert_eq!(store.list_agent_tokens(&query).await.unwrap().items, [old, new]);
+        let tokens = [old, new];
+        let written = if successor_first { tokens.iter().rev().cloned().collect() } else { tokens.to_vec() };
+        assert_taken(&store, &host, written, &tokens).await;
+    }
+}
+
+/// The Active one stays; of the Pending ones one is Displaced and another begins, whichever stands first.
+pub async fn a_pending_token_yields_to_another_in_one_commit(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    for successor_first in [true, false] {
+        let (host, active, old) = with_successor(&store).await;
+        let new = successor(&host, &active);
+        let old = old.displace(new.id, at(4)).unwrap();
+        let written = if successor_first { vec![new.clone(), old.clone()] } else { vec![old.clone(), new.clone()] };
+        assert_taken(&store, &host, written, &[active, old, new]).await;
+    }
+}
+
+/// A rotation without overlap: both live tokens are Revoked and another begins, wherever it stands.
+pub async fn a_lineage_begins_anew_in_one_commit(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    for place in 0..3 {
+        let (host, active, pending) = with_successor(&store).await;
+        let new = successor(&host, &active);
+        let [active, pending] = [active, pending].map(|token| token.revoke(RevokeReason::CutOff, at(4)).unwrap());
+        let mut written = vec![active.clone(), pending.clone()];
+        written.insert(place, new.clone());
+        assert_taken(&store, &host, written, &[active, pending, new]).await;
+    }
+}
+
+/// What is not there any more goes, and what was not there comes; the token beside it stays as it is.
+pub async fn a_token_is_overwritten_whole(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let host = sample::host("a");
+    let (bare, beside) = (sample::agent_token(&host), sample::agent_token(&host));
+    sample::create_with_tokens(&store, &host, vec![bare.clone(), beside.clone()]).await;
+    let full = AgentToken {
+        lineage_id: sample::agent_token(&host).lineage_id,
+        kind: CredentialKind::Refresh,
+        name: Some(TokenName::new("one").unwrap()),
+        origin: Origin::Rotated { predecessor: beside.id, by: sample::actor() },
+        state: AgentTokenState::Active { since: at(3) },
+        created_at: at(2),
+        expires_at: Some(at(9_000)),
+        ..bare.clone()
+    };
+    let name = Some(TokenName::new("another").unwrap());
+    let changed = AgentToken { name, expires_at: Some(at(8_000)), ..full.clone() };
+    let state = AgentTokenState::Revoked { at: at(5), reason: RevokeReason::Administrator };
+    let ended = AgentToken { state, ..bare };
+    for token in [full, changed, ended] {
+        let write = sample::write(sample::load(&store, host.id).await.revision, &host);
+        sample::commit(&store, HostWrite { agent_tokens: vec![token.clone()], ..write }).await;
+        assert_eq!(sample::agent_tokens(&store, host.id).await, [token.clone(), beside.clone()]);
+        match store.load(&Key::AgentTokenId(token.id)).await.unwrap() {
+            Some(Aggregate::Host(aggregate)) => assert_eq!(aggregate.presented, Presented::AgentToken(token)),
+            other => panic!("a host was expected, not {other:?}"),
+        }
     }
 }

@@ -1,192 +1,59 @@
-//! Agent tokens: authentication, and what administrators do with them.
+//! Agent tokens, as administrators see and change them.
 
-use crate::agent_token::{
-    AgentToken, AgentTokenState, CredentialKind, Origin, Request, RevokeReason, Siblings, Verdict,
-};
+use serde::Deserialize;
+
+use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind, Draft, Origin, RevokeReason};
 use crate::clock::Timestamp;
 use crate::error::FieldError;
-use crate::event::{EventBody, NewEvent};
-use crate::fleet::cache::CredentialCache;
-use crate::fleet::error::{AdminError, AuthenticateError};
-use crate::fleet::{Admin, Agent, Fleet, Inner};
-use crate::host::{Host, Lifecycle};
-use crate::id::{AgentTokenId, EventId, HostId, LineageId, TenantId};
+use crate::event::EventBody;
+use crate::fleet::authenticate::CutOff;
+use crate::fleet::error::AdminError;
+use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor};
+use crate::id::{AgentTokenId, HostId, LineageId};
+use crate::lineage::{Lineage, Overlap, Replacement};
 use crate::policy::{Action, Resource};
 use crate::secret::{PlainToken, TokenHash};
 use crate::store::{
-    Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Known, Presented, StoreErrorKind, Tombstone,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Presented,
+    StoreErrorKind,
 };
-use crate::wire::{AgentSelf, IssueAgentToken, IssuedAgentToken};
+use crate::wire::{AgentTokenBody, IssueAgentToken, IssuedAgentToken, PageBody, RevokedAgentTokens, RotateAgentToken};
 
-/// A host that has proved its credential. Only [`Fleet::authenticate`] makes one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentIdentity {
-    host_id: HostId,
-    tenant_id: TenantId,
-    token_id: AgentTokenId,
-    kind: CredentialKind,
-    expires_at: Option<Timestamp>,
-}
-
-impl AgentIdentity {
-    /// Which host.
-    pub const fn host_id(&self) -> HostId {
-        self.host_id
-    }
-
-    /// Whose it is.
-    pub const fn tenant_id(&self) -> &TenantId {
-        &self.tenant_id
-    }
-
-    /// The token that proved it.
-    pub const fn token_id(&self) -> AgentTokenId {
-        self.token_id
-    }
-
-    /// From when on that token is refused, if ever.
-    pub const fn expires_at(&self) -> Option<Timestamp> {
-        self.expires_at
-    }
-
-    fn of(token: &AgentToken, tenant_id: TenantId) -> Self {
-        Self { host_id: token.host_id, tenant_id, token_id: token.id, kind: token.kind, expires_at: token.expires_at }
-    }
-}
-
-/// The bearer token of a request, from the values of all its `Authorization` headers.
-///
-/// # Errors
-/// When there is none, more than one, or one of another scheme.
-pub fn bearer<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<&'a str, AuthenticateError> {
-    let mut values = values.into_iter();
-    let value = values.next().ok_or(AuthenticateError::Missing)?;
-    if values.next().is_some() {
-        return Err(AuthenticateError::BadHeader("present one Authorization header, not several"));
-    }
-    crate::wire::bearer(value).map_err(AuthenticateError::BadHeader)
-}
-
-impl Fleet {
-    /// Finds out who holds `bearer`. The first use of a Pending token promotes it, in a commit that is durable before
-    /// this returns; a known Active one costs no read of the store.
-    ///
-    /// # Errors
-    /// By the rotation table; a failing store is [`AuthenticateError::Store`], never a refusal.
-    pub async fn authenticate(&self, bearer: &str) -> Result<AgentIdentity, AuthenticateError> {
-        let token =
-            PlainToken::parse(bearer, &self.inner.prefixes.presented()).map_err(AuthenticateError::Malformed)?;
-        self.inner.authenticate(&token.hash()).await
-    }
-}
-
-impl Inner {
-    async fn authenticate(&self, hash: &TokenHash) -> Result<AgentIdentity, AuthenticateError> {
-        let (now, monotonic) = (self.now(), self.clock.monotonic());
-        if let Some(identity) = self.cache.find(hash, now, monotonic) {
-            return Ok(identity);
-        }
-        let epoch = self.cache.epoch();
-        let credential = match self.store.authenticate(hash).await? {
-            None => return Err(AuthenticateError::Unknown),
-            Some(Known::Tombstone(Tombstone { token_id, host_id, .. })) => {
-                return Err(AuthenticateError::HostDeleted { token_id, host_id });
-            }
-            Some(Known::Credential(credential)) => *credential,
-        };
-        let archived = matches!(credential.lifecycle, Lifecycle::Archived { .. });
-        match credential.token.judge(archived, Request::Serve, Siblings::default(), now) {
-            Verdict::Serve => {
-                let identity = AgentIdentity::of(&credential.token, credential.tenant_id);
-                self.cache.fill(epoch, *hash, identity.clone(), monotonic);
-                Ok(identity)
-            }
-            Verdict::PromoteFirst => self.promote(hash).await,
-            Verdict::Refused(refusal) => Err(AuthenticateError::Refused(credential.token.id, refusal)),
-            Verdict::Repeat | Verdict::Accept { .. } => unreachable!("only a proposal is accepted or repeated"),
-        }
-    }
-
-    /// The first use: Pending becomes Active, and what it succeeds is retired, in one commit. Whoever loses the race
-    /// judges again what the winner left.
-    async fn promote(&self, hash: &TokenHash) -> Result<AgentIdentity, AuthenticateError> {
-        for _ in 0..Self::ATTEMPTS {
-            let now = self.now();
-            let loaded = self.store.load(&Key::AgentToken(*hash)).await?;
-            let Some(Aggregate::Host(aggregate)) = loaded else { return Err(AuthenticateError::Unknown) };
-            let HostAggregate { revision, host, agent_tokens, presented, .. } = *aggregate;
-            let Presented::AgentToken(token) = presented else { return Err(AuthenticateError::Unknown) };
-            let (token_id, tenant_id) = (token.id, host.tenant_id.clone());
-            match token.judge(host.is_archived(), Request::Serve, Siblings::default(), now) {
-                Verdict::PromoteFirst => {}
-                Verdict::Serve => return Ok(AgentIdentity::of(&token, tenant_id)),
-                Verdict::Refused(refusal) => return Err(AuthenticateError::Refused(token_id, refusal)),
-                Verdict::Repeat | Verdict::Accept { .. } => unreachable!("only a proposal is accepted or repeated"),
-            }
-            let Ok(promoted) = token.promote(now) else {
-                unreachable!("what is to be promoted first is Pending");
-            };
-            let retired = agent_tokens
-                .into_iter()
-                .find(|other| {
-                    other.lineage_id == promoted.lineage_id && matches!(other.state, AgentTokenState::Active { .. })
-                })
-                .and_then(|predecessor| predecessor.retire(&promoted, now).ok());
-            let event = self.host_event(
-                &host,
-                None,
-                now,
-                EventBody::AgentTokenPromoted {
-                    agent_token_id: token_id,
-                    retired: retired.as_ref().map(|token| token.id),
-                },
-            );
-            let hashes = retired.iter().map(|token| token.hash).collect();
-            let _cut_off = CutOff { cache: &self.cache, hashes };
-            let identity = AgentIdentity::of(&promoted, tenant_id);
-            let write = HostWrite {
-                agent_tokens: retired.into_iter().chain([promoted]).collect(),
-                ..HostWrite::new(Expected::Revision(revision), host)
-            };
-            match self.store.commit(Commit::of(write, vec![event])).await {
-                Ok(_) => return Ok(identity),
-                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(AuthenticateError::Store(StoreErrorKind::Unavailable.into()))
-    }
-
-    /// An event about a host.
-    pub(super) fn host_event(
-        &self,
-        host: &Host,
-        actor: Option<&crate::ActorId>,
-        now: Timestamp,
-        body: EventBody,
-    ) -> NewEvent {
-        NewEvent {
-            id: EventId::generate(now, &*self.entropy),
-            at: now,
-            tenant_id: host.tenant_id.clone(),
-            host_id: Some(host.id),
-            host_kind: Some(host.kind),
-            actor: actor.cloned(),
-            body,
-        }
-    }
-}
-
-impl Agent<'_> {
-    /// Who the presented credential is. A contact.
-    pub fn who_am_i(&self) -> AgentSelf {
-        self.contact();
-        let AgentIdentity { host_id, tenant_id, token_id, kind, expires_at } = self.identity.clone();
-        AgentSelf { host_id, tenant_id, token_id, kind, expires_at, server_time: self.fleet.now() }
-    }
+/// Which part of a list of tokens: the query of `GET /v1/hosts/{host_id}/tokens` and `…/install-tokens`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFilter {
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// How many; 50 unless it is said, 500 at most.
+    #[serde(default)]
+    pub limit: Option<usize>,
 }
 
 impl Admin<'_> {
+    /// A page of a host's agent tokens, refused ones included, in the order of their ids, which is about that of their
+    /// making. Never a secret.
+    ///
+    /// # Errors
+    /// When the host is not found, the policy forbids it, or the cursor is none of ours.
+    pub async fn list_agent_tokens(
+        &self,
+        host_id: HostId,
+        filter: TokenFilter,
+    ) -> Result<PageBody<AgentTokenBody>, AdminError> {
+        let after = parse_cursor(filter.cursor.as_deref())?;
+        self.find(Action::ReadTokens, host_id).await?;
+        let query = AgentTokenQuery { after, ..AgentTokenQuery::new(host_id, page_size(filter.limit)) };
+        let page = self.fleet.store.list_agent_tokens(&query).await?;
+        let now = self.fleet.now();
+        Ok(page_body(
+            page,
+            |record| record.token.id.to_string(),
+            |AgentTokenRecord { token, last_used_at }| AgentTokenBody::of(token, last_used_at, now),
+        ))
+    }
+
     /// Issues an agent token by hand: the head of a lineage of its own.
     ///
     /// # Errors
@@ -263,6 +130,96 @@ impl Admin<'_> {
         .await
     }
 
+    /// Cuts every agent token of a host off, now. An install token that waits for its exchange still can be exchanged.
+    ///
+    /// # Errors
+    /// When the host is not found, or the policy forbids it.
+    pub async fn revoke_agent_tokens(&self, host_id: HostId) -> Result<RevokedAgentTokens, AdminError> {
+        self.change(Action::RevokeAgentToken, &Key::Host(host_id), |aggregate, now| {
+            let HostAggregate { revision, host, agent_tokens, .. } = aggregate;
+            let reason = RevokeReason::Administrator;
+            let tokens: Vec<_> = agent_tokens.into_iter().filter_map(|token| token.revoke(reason, now).ok()).collect();
+            let revoked = tokens.iter().map(|token| token.id).collect();
+            let result = RevokedAgentTokens { revoked };
+            if tokens.is_empty() {
+                // Whoever revoked them may not have come to tell the cache, and they are not listed any more.
+                self.fleet.forget_all();
+                return Ok(Change { write: None, cut_off: Vec::new(), result });
+            }
+            let cut_off = tokens.iter().map(|token| token.hash).collect();
+            let events =
+                tokens.iter().map(|token| EventBody::AgentTokenRevoked { agent_token_id: token.id, reason }).collect();
+            let write = HostWrite {
+                agent_tokens: tokens,
+                ..HostWrite::new(Expected::Revision(revision), host.next_generation(now))
+            };
+            Ok(Change { write: Some((write, events)), cut_off, result })
+        })
+        .await
+    }
+
+    /// Makes a successor of an agent token, to be delivered by hand: the rotated token works until the successor is first
+    /// used, or is cut off now. An earlier successor that an administrator made and nobody used yields to it.
+    ///
+    /// # Errors
+    /// When the host has no such token or is archived, or the policy forbids it; with an overlap also when the token is not
+    /// in use, or the agent's own successor waits; without one, when the token is refused already.
+    pub async fn rotate_agent_token(
+        &self,
+        host_id: HostId,
+        token_id: AgentTokenId,
+        request: RotateAgentToken,
+    ) -> Result<IssuedAgentToken, AdminError> {
+        let RotateAgentToken { overlap } = request;
+        // Drawn when the kind is known, and once, however often a commit is tried.
+        let drawn = std::sync::OnceLock::new();
+        let (id, name, kind) = self
+            .change(Action::RotateAgentToken, &Key::AgentTokenId(token_id), |aggregate, now| {
+                let HostAggregate { revision, host, presented, agent_tokens, .. } = aggregate;
+                let Presented::AgentToken(token) = presented else { return Err(AdminError::NotFound) };
+                if host.id != host_id {
+                    return Err(AdminError::NotFound);
+                }
+                if host.is_archived() {
+                    return Err(AdminError::HostArchived);
+                }
+                let plain = drawn
+                    .get_or_init(|| PlainToken::generate(self.fleet.prefixes.of(token.kind), &*self.fleet.entropy));
+                let draft = Draft { id: AgentTokenId::generate(now, &*self.fleet.entropy), hash: plain.hash() };
+                let lineage = Lineage::among(agent_tokens, token.lineage_id);
+                let Replacement { successor, ended } =
+                    lineage.rotate(&token, draft, overlap, self.actor.id.clone(), now)?;
+                let mut events: Vec<_> = ended
+                    .iter()
+                    .map(|ended| match ended.state {
+                        AgentTokenState::Revoked { reason, .. } => {
+                            EventBody::AgentTokenRevoked { agent_token_id: ended.id, reason }
+                        }
+                        _ => EventBody::RotationDisplaced { agent_token_id: ended.id, by: successor.id },
+                    })
+                    .collect();
+                events.push(EventBody::AgentTokenRotated {
+                    agent_token_id: successor.id,
+                    predecessor: token.id,
+                    overlap,
+                });
+                let host = match overlap {
+                    Overlap::None => host.next_generation(now),
+                    Overlap::UntilFirstUse => host,
+                };
+                let cut_off = ended.iter().map(|token| token.hash).collect();
+                let result = (successor.id, successor.name.clone(), successor.kind);
+                let write = HostWrite {
+                    agent_tokens: ended.into_iter().chain([successor]).collect(),
+                    ..HostWrite::new(Expected::Revision(revision), host)
+                };
+                Ok(Change { write: Some((write, events)), cut_off, result })
+            })
+            .await?;
+        let token = drawn.into_inner().ok_or(AdminError::Conflict)?;
+        Ok(IssuedAgentToken { id, token, name, kind, expires_at: None })
+    }
+
     /// Load, ask the policy, decide, commit; on a conflict all of it again, a bounded number of times. Every verb that
     /// changes a host goes through here.
     pub(super) async fn change<T>(
@@ -277,9 +234,7 @@ impl Admin<'_> {
             let Some(Aggregate::Host(aggregate)) = loaded else { return Err(AdminError::NotFound) };
             self.authorize(action, Resource { tenant_id: &aggregate.host.tenant_id, kind: aggregate.host.kind })?;
             let Change { write, cut_off, result } = decide(*aggregate, now)?;
-            // Told on every way out, also when the caller goes away while the commit is under way: whatever became of
-            // it, the next request reads the store.
-            let _cut_off = CutOff { cache: &self.fleet.cache, hashes: cut_off };
+            let _cut_off = CutOff::new(self.fleet, cut_off);
             let Some((write, bodies)) = write else { return Ok(result) };
             let events = bodies
                 .into_iter()
@@ -292,22 +247,6 @@ impl Admin<'_> {
             }
         }
         Err(AdminError::Conflict)
-    }
-}
-
-/// Tokens that the cache has to forget when this is dropped: after the commit and before the answer, so that once it is
-/// acknowledged, nothing serves them.
-pub(super) struct CutOff<'a> {
-    pub(super) cache: &'a CredentialCache,
-    pub(super) hashes: Vec<TokenHash>,
-}
-
-impl Drop for CutOff<'_> {
-    fn drop(&mut self) {
-        // Raising the epoch for nothing would only throw away what others are reading.
-        if !self.hashes.is_empty() {
-            self.cache.invalidate(&self.hashes);
-        }
     }
 }
 

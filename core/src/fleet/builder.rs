@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "access-tokens")]
+use crate::access_token::Issuer;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
+#[cfg(feature = "access-tokens")]
+use crate::fleet::access_token::AccessTokens;
+use crate::fleet::alarm::{Alarms, ReusePolicy};
 use crate::fleet::driver::Drivers;
-use crate::fleet::limits::{Alarms, Limits, RefusalLimit};
+use crate::fleet::limits::{Limits, RefusalLimit};
 use crate::fleet::prefixes::Prefixes;
 use crate::fleet::{Fleet, Inner, cache, contact, queue};
 use crate::id::TenantId;
@@ -22,6 +27,9 @@ pub struct FleetBuilder {
     limits: Limits,
     prefixes: Prefixes,
     default_tenant: Option<TenantId>,
+    reuse_policy: ReusePolicy,
+    #[cfg(feature = "access-tokens")]
+    issuer: Option<Issuer>,
 }
 
 /// Limits or prefixes that contradict each other.
@@ -39,6 +47,9 @@ impl FleetBuilder {
             limits: Limits::default(),
             prefixes: Prefixes::default(),
             default_tenant: None,
+            reuse_policy: ReusePolicy::default(),
+            #[cfg(feature = "access-tokens")]
+            issuer: None,
         }
     }
 
@@ -72,12 +83,24 @@ impl FleetBuilder {
         Self { default_tenant: Some(tenant), ..self }
     }
 
+    /// What happens when a retired token is presented again; [`ReusePolicy::Report`] unless it is set.
+    pub fn reuse_policy(self, reuse_policy: ReusePolicy) -> Self {
+        Self { reuse_policy, ..self }
+    }
+
+    /// Issues access tokens to hosts whose credential is a refresh token, and recognises them; none unless it is set, and
+    /// then refresh tokens are accepted for work themselves.
+    #[cfg(feature = "access-tokens")]
+    pub fn access_tokens(self, issuer: Issuer) -> Self {
+        Self { issuer: Some(issuer), ..self }
+    }
+
     /// The fleet, and the part of it that has to be spawned.
     ///
     /// # Errors
     /// When the limits contradict each other, or install tokens and agent tokens share a prefix.
     pub fn build(self) -> Result<(Fleet, Drivers), BuildError> {
-        let Self { store, policy, clock, entropy, limits, prefixes, default_tenant } = self;
+        let Self { store, policy, clock, entropy, limits, prefixes, default_tenant, reuse_policy, .. } = self;
         limits.check()?;
         if !prefixes.are_distinct() {
             return Err(BuildError("install tokens and agent tokens have different prefixes"));
@@ -89,6 +112,9 @@ impl FleetBuilder {
             reports: sender,
             refusals: RefusalLimit::new(limits.refused_exchanges_per_minute, Arc::clone(&clock)),
             alarms: Alarms::default(),
+            reuse_policy,
+            #[cfg(feature = "access-tokens")]
+            access_tokens: self.issuer.map(|issuer| AccessTokens::new(issuer, &limits)),
             checked: std::sync::Mutex::default(),
             store,
             policy,

@@ -2,19 +2,16 @@
 //!
 //! The danger is *read → revoke → fill*: the revocation finds nothing to drop, and the fill then resurrects the token.
 //! So every fill is fenced by an epoch taken before the read; an invalidation raises it, and both happen under one
-//! lock. Look-ups take no part in that lock.
+//! lock. Look-ups take no part in that lock. `tests/cache_interleavings` runs this very file in every interleaving of the three.
 //!
 //! What other processes cut off comes through a subscription. How far it is trusted depends on when it last proved that
 //! it works: without one, entries live for a second; when one has been silent for two, the cache is passed by.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
-
 use crate::clock::Timestamp;
-use crate::fleet::agent_token::AgentIdentity;
+use crate::fleet::authenticate::AgentIdentity;
+use crate::fleet::sync::{AtomicU64, Cache, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::secret::TokenHash;
 
 /// How long an entry lives when nobody tells what others cut off.
@@ -104,7 +101,7 @@ impl CredentialCache {
         self.entries.clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Epoch> {
+    fn lock(&self) -> MutexGuard<'_, Epoch> {
         self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

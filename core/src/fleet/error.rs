@@ -6,6 +6,7 @@ use crate::agent_token::Refusal;
 use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::id::{AgentTokenId, HostId};
+use crate::lineage::CannotRotate;
 use crate::secret::MalformedToken;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::wire::{AgentAction, Code, Problem};
@@ -38,6 +39,12 @@ pub enum AdminError {
     /// The host is out of service.
     #[error("the host is archived: nothing can be issued for it")]
     HostArchived,
+    /// The token cannot be rotated as it stands.
+    #[error(transparent)]
+    CannotRotate(#[from] CannotRotate),
+    /// The install token was exchanged: taking it back would change nothing.
+    #[error("the install token was exchanged already: revoke the agent token that it bought")]
+    InstallTokenUsed,
     /// It changed under every attempt.
     #[error("the host changed under every attempt: try again")]
     Conflict,
@@ -98,6 +105,26 @@ pub enum AuthenticateError {
     /// It is known, and refused.
     #[error("the agent token is refused")]
     Refused(AgentTokenId, Refusal),
+    /// It expired too long ago even to propose a successor.
+    #[error("the agent token expired more than 7 days ago: enrol anew")]
+    ExpiredForGood(AgentTokenId),
+    /// It is a refresh token, which buys access tokens and is not presented for work.
+    #[cfg(feature = "access-tokens")]
+    #[error("this is a refresh token: buy an access token with it, and present that")]
+    AccessTokenWanted(AgentTokenId),
+    /// It is an access token where an agent token is due: it is neither rotated nor exchanged, and a fleet that issues none
+    /// takes none.
+    #[cfg(feature = "access-tokens")]
+    #[error("an access token is of no use here: present the agent token itself")]
+    AgentTokenWanted,
+    /// It is no access token that can be believed.
+    #[cfg(feature = "access-tokens")]
+    #[error("the access token is refused: {0}")]
+    AccessToken(crate::access_token::AccessTokenError),
+    /// Something of its host was cut off after the access token was bought with this agent token.
+    #[cfg(feature = "access-tokens")]
+    #[error("a credential of the host was revoked since the access token was bought")]
+    StaleAccessToken(AgentTokenId),
     /// Its host was deleted.
     #[error("the host of this agent token was deleted")]
     HostDeleted {
@@ -109,6 +136,22 @@ pub enum AuthenticateError {
     /// The store failed: says nothing about the credential.
     #[error(transparent)]
     Store(StoreError),
+}
+
+/// Why no access token was sold.
+#[cfg(feature = "access-tokens")]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefreshError {
+    /// The fleet issues none.
+    #[error("this server issues no access tokens: present the credential itself")]
+    Disabled,
+    /// What was presented is valid, and not for refreshing.
+    #[error("this credential is presented with every request: it buys no access tokens")]
+    NotARefreshToken,
+    /// What was presented is refused.
+    #[error(transparent)]
+    Authenticate(#[from] AuthenticateError),
 }
 
 /// Why a report was refused. Nothing of it was written.
@@ -198,6 +241,9 @@ impl From<AdminError> for Problem {
             }
             // To an administrator it is a state in the way, not a refused credential.
             AdminError::HostArchived => Self::new(Code::HostArchived, detail).with_status(409),
+            AdminError::CannotRotate(CannotRotate::NotLive) => Self::new(Code::TokenNotLive, detail),
+            AdminError::CannotRotate(CannotRotate::AgentSuccessorPending) => Self::new(Code::RotationPending, detail),
+            AdminError::InstallTokenUsed => Self::new(Code::InstallTokenAlreadyUsed, detail).with_status(409),
             AdminError::Conflict => Self::new(Code::Conflict, detail).with_retry_after(RETRY_AFTER),
             AdminError::Store(error) => error.into(),
         }
@@ -233,12 +279,48 @@ impl From<AuthenticateError> for Problem {
                 Self::new(Code::InvalidToken, detail).with_action(AgentAction::ReEnrol)
             }
             AuthenticateError::Refused(token_id, refusal) => refused(token_id, refusal),
+            AuthenticateError::ExpiredForGood(token_id) => Self {
+                token_id: Some(token_id),
+                ..Self::new(Code::TokenExpired, detail).with_action(AgentAction::ReEnrol)
+            },
+            #[cfg(feature = "access-tokens")]
+            AuthenticateError::AccessTokenWanted(token_id) => Self {
+                token_id: Some(token_id),
+                ..Self::new(Code::InvalidToken, detail).with_action(AgentAction::Refresh)
+            },
+            #[cfg(feature = "access-tokens")]
+            AuthenticateError::AgentTokenWanted => {
+                Self::new(Code::InvalidToken, detail).with_action(AgentAction::Refresh)
+            }
+            #[cfg(feature = "access-tokens")]
+            AuthenticateError::AccessToken(error) => {
+                let expired = matches!(error, crate::access_token::AccessTokenError::Expired);
+                let code = if expired { Code::TokenExpired } else { Code::InvalidToken };
+                Self::new(code, detail).with_action(AgentAction::Refresh)
+            }
+            #[cfg(feature = "access-tokens")]
+            AuthenticateError::StaleAccessToken(token_id) => Self {
+                token_id: Some(token_id),
+                ..Self::new(Code::TokenRevoked, detail).with_action(AgentAction::Refresh)
+            },
             AuthenticateError::HostDeleted { token_id, host_id } => Self {
                 token_id: Some(token_id),
                 host_id: Some(host_id),
                 ..Self::new(Code::HostDeleted, detail).with_action(AgentAction::Stop)
             },
             AuthenticateError::Store(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(feature = "access-tokens")]
+impl From<RefreshError> for Problem {
+    fn from(error: RefreshError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RefreshError::Disabled => Self::new(Code::NotFound, detail),
+            RefreshError::NotARefreshToken => Self::new(Code::Forbidden, detail),
+            RefreshError::Authenticate(error) => error.into(),
         }
     }
 }
@@ -266,17 +348,33 @@ fn refused(token_id: AgentTokenId, refusal: Refusal) -> Problem {
     let (code, action, detail) = match refusal {
         Refusal::HostArchived => (Code::HostArchived, AgentAction::Stop, "The host is out of service."),
         Refusal::Revoked => (Code::TokenRevoked, AgentAction::ReEnrol, "The credential was revoked."),
-        Refusal::Expired => (Code::TokenExpired, AgentAction::Propose, "The credential has expired."),
-        Refusal::Superseded => (Code::TokenSuperseded, AgentAction::Retry, "A successor is in use."),
-        Refusal::ReuseDetected => {
-            (Code::TokenReuseDetected, AgentAction::ReEnrol, "A retired credential was presented again.")
+        Refusal::Expired => {
+            let detail = "The credential has expired: propose a successor with it, within 7 days of its end.";
+            (Code::TokenExpired, AgentAction::Propose, detail)
         }
-        Refusal::Displaced => (Code::TokenDisplaced, AgentAction::Propose, "The successor yielded to another."),
-        Refusal::ClaimInUse => (Code::ClaimInUse, AgentAction::Propose, "Draw another agent token."),
-        Refusal::RotationPending => (Code::RotationPending, AgentAction::Retry, "An administrator's successor waits."),
+        Refusal::Superseded => {
+            (Code::TokenSuperseded, AgentAction::Retry, "Its successor is in use: present that one.")
+        }
+        Refusal::ReuseDetected => {
+            let detail = "Its agent had replaced it: another holder of a copy may be at work. Ask an administrator.";
+            (Code::TokenReuseDetected, AgentAction::ReEnrol, detail)
+        }
+        Refusal::Displaced => {
+            (Code::TokenDisplaced, AgentAction::Propose, "It was never used and has yielded to another successor.")
+        }
+        Refusal::ClaimInUse => {
+            (Code::ClaimInUse, AgentAction::Propose, "The claim was used before: draw another agent token.")
+        }
+        Refusal::RotationPending => {
+            let detail = "An administrator's successor waits for its first use: go on, and propose again later.";
+            (Code::RotationPending, AgentAction::Retry, detail)
+        }
         Refusal::RotationConflict => {
-            (Code::RotationConflict, AgentAction::Retry, "Another holder has proposed a successor.")
+            let detail = "Another successor waits already: go on, and propose again later. If this agent did not \
+                propose it, somebody else holds the credential.";
+            (Code::RotationConflict, AgentAction::Retry, detail)
         }
     };
-    Problem { token_id: Some(token_id), ..Problem::new(code, detail).with_action(action) }
+    let field = (refusal == Refusal::ClaimInUse).then(|| "/claim".to_owned());
+    Problem { token_id: Some(token_id), field, ..Problem::new(code, detail).with_action(action) }
 }

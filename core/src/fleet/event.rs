@@ -2,10 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::event::Position;
+use crate::clock::Timestamp;
+use crate::event::{EventBody, NewEvent, Position};
 use crate::fleet::error::AdminError;
-use crate::fleet::{Admin, page_body, page_size, parse_cursor};
-use crate::id::{HostId, TenantId};
+use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor};
+use crate::host::Host;
+use crate::id::{ActorId, EventId, HostId, TenantId};
 use crate::policy::Action;
 use crate::store::EventQuery;
 use crate::wire::{EventReply, PageBody};
@@ -29,6 +31,21 @@ pub struct EventFilter {
     /// How many; 50 unless it is said, 500 at most.
     #[serde(default)]
     pub limit: Option<usize>,
+}
+
+impl Inner {
+    /// An event about a host.
+    pub(super) fn host_event(&self, host: &Host, actor: Option<&ActorId>, now: Timestamp, body: EventBody) -> NewEvent {
+        NewEvent {
+            id: EventId::generate(now, &*self.entropy),
+            at: now,
+            tenant_id: host.tenant_id.clone(),
+            host_id: Some(host.id),
+            host_kind: Some(host.kind),
+            actor: actor.cloned(),
+            body,
+        }
+    }
 }
 
 impl Admin<'_> {

@@ -7,7 +7,7 @@ use crate::error::FieldError;
 use crate::event::EventBody;
 use crate::fleet::agent_token::Change;
 use crate::fleet::error::AdminError;
-use crate::fleet::install_token::{Draft, minted_event};
+use crate::fleet::install_token::{Minting, minted_event};
 use crate::fleet::{Admin, page_body, page_size, parse_cursor};
 use crate::host::{Host, HostKind, Lifecycle, MAX_TAGS, Status, Tag};
 use crate::id::{HostId, TenantId};
@@ -65,7 +65,7 @@ impl Admin<'_> {
             true => {
                 self.authorize(Action::MintInstallToken, Resource { tenant_id: &tenant_id, kind: request.kind })?;
                 let credential_kind = Some(request.credential_kind);
-                Some(Draft::new(self.fleet, &MintInstallToken { credential_kind, expires_at: None })?)
+                Some(Minting::new(self.fleet, &MintInstallToken { credential_kind, expires_at: None })?)
             }
             false => None,
         };
@@ -145,7 +145,7 @@ impl Admin<'_> {
             let HostAggregate { revision, host, install_token, agent_tokens, .. } = aggregate;
             if host.is_archived() {
                 // Whoever archived it may not have come to tell the cache, and its tokens are not listed any more.
-                self.fleet.cache.clear();
+                self.fleet.forget_all();
                 return Ok(Change { write: None, cut_off: Vec::new(), result: () });
             }
             let revoked: Vec<_> = agent_tokens

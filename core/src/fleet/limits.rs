@@ -1,9 +1,8 @@
 //! Windows, sizes and rates, and the limiters that hold to them.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::Clock as _;
@@ -12,9 +11,8 @@ use governor::nanos::Nanos;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::fleet::builder::BuildError;
-use crate::id::InstallTokenId;
 
 /// Windows, sizes and rates of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +50,16 @@ pub struct Limits {
     pub prune_interval: Duration,
     /// How often contacts without a report are written; never more than 5 s. Default 1 s.
     pub contact_interval: Duration,
+    /// How long an agent token lives from its first use on, and each of its successors; `None` for ever. Agents rotate at
+    /// two thirds of it, and can for 7 days after its end. 3 minutes at least; default none.
+    pub agent_token_life: Option<Duration>,
+    /// How long after its first use an agent is asked to rotate its token; `None` for never. Default none.
+    pub rotate_after: Option<Duration>,
     /// How many refused exchanges a minute an address may have (IPv6: a /64); `None` for no limit. Default 30.
     pub refused_exchanges_per_minute: Option<NonZeroU32>,
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Default for Limits {
@@ -77,6 +81,8 @@ impl Default for Limits {
             tombstone_retention: 365 * DAY,
             prune_interval: Duration::from_secs(60 * 60),
             contact_interval: Duration::from_secs(1),
+            agent_token_life: None,
+            rotate_after: None,
             refused_exchanges_per_minute: NonZeroU32::new(30),
         }
     }
@@ -95,6 +101,12 @@ impl Limits {
             // A report that is pruned while it can still be sent again would be stored again.
             (self.telemetry_retention >= DAY, "reports are kept for at least a day"),
             (!self.prune_interval.is_zero(), "the prune interval is not zero"),
+            // An agent needs a few requests in the last third of a life.
+            (
+                self.agent_token_life.is_none_or(|life| life >= 3 * MINUTE),
+                "an agent token lives for 3 minutes at least",
+            ),
+            (self.rotate_after.is_none_or(|after| after >= MINUTE), "a rotation is asked for after a minute at least"),
             (self.batch_bytes > 0, "a batch holds at least one byte"),
             (self.cached_credentials > 0, "at least one credential is remembered"),
             (self.credential_cache_ttl <= Duration::from_secs(30), "a credential is remembered for at most 30 s"),
@@ -172,86 +184,5 @@ impl RefusalLimit {
             limiter.retain_recent();
         }
         limiter.check_key(&Source::from(address)).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
-    }
-}
-
-/// Lets an alarm through once an hour a token, and counts those in between.
-#[derive(Default)]
-pub(super) struct Alarms {
-    raised: Mutex<HashMap<InstallTokenId, Raised>>,
-}
-
-struct Raised {
-    /// When one was last written, or is being.
-    at: Timestamp,
-    since: u64,
-}
-
-/// An alarm that is to be written. Dropped without [`Alarm::written`], it will be raised again by the next occurrence:
-/// somebody who hangs up early cannot silence it.
-pub(super) struct Alarm<'a> {
-    alarms: &'a Alarms,
-    token: InstallTokenId,
-    /// How many occurrences it stands for.
-    pub(super) attempts: u64,
-    written: bool,
-}
-
-impl Alarm<'_> {
-    /// It is in the store.
-    pub(super) fn written(mut self) {
-        self.written = true;
-    }
-}
-
-impl Drop for Alarm<'_> {
-    fn drop(&mut self) {
-        if let Some(raised) = self.alarms.lock().get_mut(&self.token).filter(|_| !self.written) {
-            *raised = Raised { at: Timestamp::MIN, since: raised.since + self.attempts };
-        }
-    }
-}
-
-impl Alarms {
-    const EVERY: Duration = Duration::from_secs(60 * 60);
-    /// Beyond this many tokens the quiet ones are forgotten.
-    const REMEMBERED: usize = 10_000;
-
-    /// Counts an occurrence; an alarm to be written, unless one was within the hour.
-    pub(super) fn raise(&self, token: InstallTokenId, now: Timestamp) -> Option<Alarm<'_>> {
-        let mut raised = self.lock();
-        if raised.len() >= Self::REMEMBERED {
-            raised.retain(|_, raised| now.saturating_since(raised.at) < Self::EVERY);
-        }
-        let known = raised.entry(token).or_insert(Raised { at: Timestamp::MIN, since: 0 });
-        if known.at > Timestamp::MIN && now.saturating_since(known.at) < Self::EVERY {
-            known.since += 1;
-            return None;
-        }
-        let attempts = known.since + 1;
-        *known = Raised { at: now, since: 0 };
-        Some(Alarm { alarms: self, token, attempts, written: false })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<InstallTokenId, Raised>> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::SystemEntropy;
-
-    #[test]
-    fn an_alarm_that_could_not_be_written_is_raised_again_with_what_it_stood_for() {
-        let at = |seconds: i64| Timestamp::from_unix_micros(seconds * 1_000_000).expect("it is a time");
-        let token = InstallTokenId::generate(at(1), &SystemEntropy);
-        let alarms = Alarms::default();
-        drop(alarms.raise(token, at(10)).expect("the first one is raised"));
-        let again = alarms.raise(token, at(11)).expect("nothing was written yet");
-        assert_eq!(again.attempts, 2);
-        again.written();
-        assert!(alarms.raise(token, at(12)).is_none());
     }
 }

@@ -5,34 +5,45 @@
 //! - [`Fleet::admin`] for an [`Actor`]: administration, under the policy;
 //! - [`Fleet::authenticate`] for a bearer token, which gives the [`AgentIdentity`] that
 //! - [`Fleet::agent`] needs: what a host does for itself;
-//! - [`Fleet::enrol`]: public, the install token is the credential.
+//! - [`Fleet::enrol`] and [`Fleet::propose_agent_token`]: public, the presented token is the credential.
 //!
 //! [`Drivers`] is the part that runs by itself; whoever builds a fleet spawns it.
 
+#[cfg(feature = "access-tokens")]
+mod access_token;
 mod agent_token;
+mod alarm;
+mod authenticate;
 mod builder;
 mod cache;
 mod contact;
 mod driver;
 mod error;
 mod event;
+mod exchange;
 mod host;
 mod install_token;
 mod limits;
 mod prefixes;
 mod queue;
 mod retention;
+mod rotation;
+mod sync;
 mod telemetry;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use agent_token::{AgentIdentity, bearer};
+pub use agent_token::TokenFilter;
+pub use alarm::ReusePolicy;
+pub use authenticate::{AgentIdentity, bearer};
 pub use builder::{BuildError, FleetBuilder};
 #[cfg(feature = "tokio")]
 pub use driver::TokioTimer;
 pub use driver::{Drivers, Timer};
+#[cfg(feature = "access-tokens")]
+pub use error::RefreshError;
 pub use error::{AdminError, AgentError, AuthenticateError, EnrolError, ReportError};
 pub use event::EventFilter;
 pub use host::HostFilter;
@@ -43,6 +54,7 @@ pub use telemetry::TelemetryRange;
 use crate::clock::{Clock, Timestamp};
 use crate::entropy::Entropy;
 use crate::policy::{Action, Actor, Decision, Policy, Resource};
+use crate::secret::TokenHash;
 use crate::store::{HostLookup, HostRecord, Store, StoreError};
 use crate::wire::PageBody;
 use crate::{HostId, TenantId};
@@ -66,7 +78,10 @@ struct Inner {
     contacts: contact::Contacts,
     reports: queue::Sender,
     refusals: limits::RefusalLimit,
-    alarms: limits::Alarms,
+    alarms: alarm::Alarms,
+    reuse_policy: ReusePolicy,
+    #[cfg(feature = "access-tokens")]
+    access_tokens: Option<access_token::AccessTokens>,
     /// When the store was last asked whether it works, and what it said.
     checked: Mutex<Option<(Duration, Result<(), StoreError>)>>,
 }
@@ -165,6 +180,30 @@ impl Admin<'_> {
 }
 
 impl Inner {
+    /// Makes the caches forget these agent tokens. Access tokens do not tell which of them bought them, so all go.
+    fn forget(&self, hashes: &[TokenHash]) {
+        self.cache.invalidate(hashes);
+        #[cfg(feature = "access-tokens")]
+        if let Some(access) = &self.access_tokens {
+            access.cache.clear();
+        }
+    }
+
+    /// Makes the caches forget everything.
+    fn forget_all(&self) {
+        self.cache.clear();
+        self.forget(&[]);
+    }
+
+    /// Notes that the caches know of every change that was committed before `at`, by the monotonic clock.
+    fn heard(&self, at: Duration) {
+        self.cache.heard(at);
+        #[cfg(feature = "access-tokens")]
+        if let Some(access) = &self.access_tokens {
+            access.cache.heard(at);
+        }
+    }
+
     /// How many times a service loads and commits before it gives up on a thing that changes all the time.
     const ATTEMPTS: usize = 16;
 

@@ -66,6 +66,7 @@ impl Agent<'_> {
         Ok(HeartbeatReply {
             server_time: self.fleet.now(),
             next_report_in_ms: self.fleet.next_report_in_ms(),
+            rotate: self.identity.is_old(self.fleet.now()),
             lease_ms: self.fleet.lease_ms(),
         })
     }
@@ -111,7 +112,7 @@ impl Agent<'_> {
             // Deleted a moment ago, most likely: but only a tombstone may tell an agent so, since it then erases its
             // credential. The next request meets it, if it is there.
             AppendOutcome::HostAbsent => {
-                self.fleet.cache.clear();
+                self.fleet.forget_all();
                 return Err(ReportError::Store(StoreErrorKind::Unavailable.into()));
             }
             AppendOutcome::Failed(error) => {
@@ -124,6 +125,7 @@ impl Agent<'_> {
             status,
             server_time: self.fleet.now(),
             next_report_in_ms: self.fleet.next_report_in_ms(),
+            rotate: self.identity.is_old(self.fleet.now()),
             lease_ms: self.fleet.lease_ms(),
         })
     }

@@ -27,7 +27,7 @@ pub(super) async fn watch_changes(fleet: &Inner, timer: &impl Timer, shutdown: i
             Ok(None) => return,
             Ok(Some(mut subscription)) => {
                 // What happened before it began was told to nobody.
-                fleet.cache.clear();
+                fleet.forget_all();
                 let followed = follow(fleet, timer, &mut *subscription).boxed();
                 if let Either::Left(_) = future::select(&mut shutdown, followed).await {
                     return;
@@ -67,13 +67,13 @@ async fn prove(fleet: &Inner, timer: &impl Timer, subscription: &mut dyn Subscri
     while let Some(change) = subscription.next().now_or_never() {
         apply(fleet, change);
     }
-    fleet.cache.heard(asked_at);
+    fleet.heard(asked_at);
     true
 }
 
 fn apply(fleet: &Inner, change: Change) {
     match change {
-        Change::AgentTokens(hashes) => fleet.cache.invalidate(&hashes),
-        Change::Gap => fleet.cache.clear(),
+        Change::AgentTokens(hashes) => fleet.forget(&hashes),
+        Change::Gap => fleet.forget_all(),
     }
 }

@@ -58,7 +58,7 @@ pub struct HostWrite {
     pub host: Host,
     /// Install tokens to make or to overwrite, by id.
     pub install_tokens: Vec<InstallToken>,
-    /// Agent tokens to make or to overwrite, by id. A store writes those that end before those that begin, so that
+    /// Agent tokens to make or to overwrite whole, by id. A store writes those that end before those that begin, so that
     /// one can take another's place in the same commit.
     pub agent_tokens: Vec<AgentToken>,
     /// Facts known from the enrolment: merged only while no report of the host is stored, since those know better.

@@ -29,14 +29,13 @@ pub use query::{
     AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenQuery, Page, TelemetryQuery,
 };
 pub use record::{
-    Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate, HostPresence,
-    HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, TenantInstallToken, Tombstone, came_online,
-    went_silent,
+    AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate,
+    HostPresence, HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, TenantInstallToken, Tombstone,
+    came_online, went_silent,
 };
 pub use subscription::{Change, Subscription};
 pub use visible::Visible;
 
-use crate::agent_token::AgentToken;
 use crate::event::Event;
 use crate::install_token::InstallToken;
 use crate::secret::TokenHash;
@@ -86,6 +85,7 @@ pub trait Store: Send + Sync + 'static {
     ///   refused by the schema itself (`Invalid`), and so are a token of another host in a host's write, a host's install
     ///   token in a tenant's, a token id that another aggregate has, and a token that is overwritten with another hash:
     ///   core never asks for any of these.
+    /// - An agent token that is overwritten is overwritten whole: all but its id, its host and its hash can change.
     /// - The hash of an agent token of a deleted host stays seen for as long as its [`Tombstone`] is kept, and may be
     ///   forgotten with it; that of an install token stays seen for as long at least.
     /// - A deletion leaves nothing of the host to be read but its events, those of its commit included. What it reported
@@ -111,8 +111,9 @@ pub trait Store: Send + Sync + 'static {
     /// Install tokens of a host, in the order of their ids, spent ones included.
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError>;
 
-    /// Agent tokens of a host, in the order of their ids, refused ones included.
-    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError>;
+    /// Agent tokens of a host, in the order of their ids, refused ones included, each with its last use as
+    /// [`Store::append`] and [`Store::touch`] noted it. A commit leaves that as it is.
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError>;
 
     /// Events in the order of their positions. To ensure correctness, once a position was read out, no event with a
     /// lower one appears.
@@ -148,7 +149,7 @@ pub trait Store: Send + Sync + 'static {
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError>;
 
     /// Notes contacts that brought no report: presence as in [`Store::append`], and each token's last use, which never
-    /// goes back, may be as coarse as a minute, and is passed over for a token that is not the host's. Archived and absent
+    /// goes back, may lag by a minute, and is passed over for a token that is not the host's. Archived and absent
     /// hosts are passed over. Returns the events of hosts that came online, in any order between hosts.
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError>;
 

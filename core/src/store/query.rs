@@ -3,7 +3,7 @@
 use crate::clock::Timestamp;
 use crate::event::Position;
 use crate::host::{ExternalId, HostKind, HostName, Status, Tag};
-use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
+use crate::id::{AgentTokenId, HostId, InstallTokenId, LineageId, TenantId};
 use crate::policy::Scope;
 
 /// Part of a list.
@@ -96,10 +96,19 @@ pub struct InstallTokenQuery {
 pub struct AgentTokenQuery {
     /// Whose.
     pub host_id: HostId,
+    /// Of this lineage only. Ids rise with time, so its head comes first; the origin of a token says for certain.
+    pub lineage_id: Option<LineageId>,
     /// Behind this one.
     pub after: Option<AgentTokenId>,
     /// At most so many; at least 1.
     pub limit: usize,
+}
+
+impl AgentTokenQuery {
+    /// Every agent token of the host.
+    pub const fn new(host_id: HostId, limit: usize) -> Self {
+        Self { host_id, lineage_id: None, after: None, limit }
+    }
 }
 
 /// Which events, in the order of their positions.

@@ -130,6 +130,16 @@ pub struct Credential {
     pub generation: u64,
 }
 
+/// An agent token with what is known of it by contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTokenRecord {
+    /// The token.
+    pub token: AgentToken,
+    /// When it last proved its host, by the server's clock; `None` if it never did. As coarse as
+    /// [`Store::touch`](super::Store::touch) says: it never goes back, and may lag by a minute.
+    pub last_used_at: Option<Timestamp>,
+}
+
 /// A host with what is known of it by contact.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostRecord {

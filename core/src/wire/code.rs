@@ -100,6 +100,8 @@ codes! {
     RotationPending = "rotation_pending", 409, "Rotation pending";
     /// Another holder of the credential has proposed a successor.
     RotationConflict = "rotation_conflict", 409, "Rotation conflict";
+    /// The agent token is not in a state in which it can be rotated.
+    TokenNotLive = "token_not_live", 409, "Credential not live";
     /// There is no such thing, or it is not yours to know of.
     NotFound = "not_found", 404, "Not found";
     /// The resource does not have this method.

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::agent_token::CredentialKind;
 use crate::clock::Timestamp;
 use crate::host::{ExternalId, HostName};
-use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
-use crate::secret::{PlainToken, TokenHash};
+use crate::id::{ActorId, AgentTokenId, HostId, InstallTokenId, TenantId};
+use crate::install_token::{InstallToken, InstallTokenState, InstallTokenStatus};
+use crate::secret::{IdempotencyKey, PlainToken, TokenHash};
 use crate::telemetry::HostFacts;
 use crate::wire::agent_token::exposed;
 
@@ -34,6 +35,48 @@ pub struct MintedInstallToken {
     pub expires_at: Timestamp,
 }
 
+/// An install token in a list. Never its secret, nor its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallTokenBody {
+    /// Its public identity.
+    pub id: InstallTokenId,
+    /// Where it stands, expiry included.
+    pub status: InstallTokenStatus,
+    /// The kind of credential that it buys.
+    pub credential_kind: CredentialKind,
+    /// Who made it.
+    pub created_by: ActorId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when it can be exchanged.
+    pub expires_at: Timestamp,
+    /// When it was exchanged or revoked.
+    pub ended_at: Option<Timestamp>,
+    /// What it bought, if it was exchanged.
+    pub agent_token_id: Option<AgentTokenId>,
+}
+
+impl InstallTokenBody {
+    /// How a token looks at `now`.
+    pub fn of(token: InstallToken, now: Timestamp) -> Self {
+        let (ended_at, agent_token_id) = match token.state {
+            InstallTokenState::Issued => (None, None),
+            InstallTokenState::Consumed { at, agent_token, .. } => (Some(at), Some(agent_token)),
+            InstallTokenState::Revoked { at } => (Some(at), None),
+        };
+        Self {
+            id: token.id,
+            status: token.status(now),
+            credential_kind: token.credential_kind,
+            created_by: token.created_by,
+            created_at: token.created_at,
+            expires_at: token.expires_at,
+            ended_at,
+            agent_token_id,
+        }
+    }
+}
+
 /// `POST /v1/install-tokens/exchange`. Its `Debug` shows no secret.
 #[derive(Deserialize)]
 pub struct ExchangeRequest {
@@ -48,6 +91,10 @@ pub struct ExchangeRequest {
     /// For tenant-bound install tokens: the host to find or make.
     #[serde(default)]
     pub host: Option<ProposedHost>,
+    /// The header `Idempotency-Key`, for an exchange without a claim: the same key is answered with the same secret, until
+    /// that is first used. Without a key and a claim, a reply that is lost needs a new install token.
+    #[serde(skip)]
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl std::fmt::Debug for ExchangeRequest {

@@ -14,13 +14,18 @@ mod telemetry;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use agent_token::{AgentSelf, IssueAgentToken, IssuedAgentToken};
+pub use agent_token::{
+    AgentSelf, AgentTokenBody, AgentTokenStatus, IssueAgentToken, IssuedAgentToken, ProposeAgentToken,
+    ProposedAgentToken, ProposedState, RefreshAccessToken, RefreshReply, RevokedAgentTokens, RotateAgentToken,
+    TokenOrigin,
+};
 pub use code::{AgentAction, Code};
 pub use container::ContainerBody;
 pub use event::EventReply;
 pub use host::{CreateHost, CreatedHost, HostBody};
 pub use install_token::{
-    ExchangeReply, ExchangeRequest, ExchangedToken, MintInstallToken, MintedInstallToken, ProposedHost,
+    ExchangeReply, ExchangeRequest, ExchangedToken, InstallTokenBody, MintInstallToken, MintedInstallToken,
+    ProposedHost,
 };
 pub use problem::Problem;
 pub use telemetry::{ContainerSnapshotBody, HeartbeatReply, ReportStatus, SnapshotBody, TelemetryReply};

@@ -33,6 +33,9 @@ pub struct TelemetryReply {
     pub server_time: Timestamp,
     /// When to report next.
     pub next_report_in_ms: u64,
+    /// Whether the agent shall rotate its credential now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotate: bool,
     /// Two thirds of the liveness window, from *sending* this request by the agent's monotonic clock: when it ends
     /// without another acknowledgement, call off work.
     pub lease_ms: u64,
@@ -45,6 +48,9 @@ pub struct HeartbeatReply {
     pub server_time: Timestamp,
     /// When to report next.
     pub next_report_in_ms: u64,
+    /// As in [`TelemetryReply::rotate`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotate: bool,
     /// As in [`TelemetryReply::lease_ms`].
     pub lease_ms: u64,
 }

@@ -1,6 +1,7 @@
 //! Commits that are torn, and events that do not go with them.
 
 use async_trait::async_trait;
+use enlist_core::agent_token::AgentTokenState;
 use enlist_core::event::Event;
 use enlist_core::store::{Commit, StoreError, StoreErrorKind, Write};
 use enlist_core::{MemoryStore, Store};
@@ -93,28 +94,6 @@ faults! {
         }
     }
 
-    /// Tokens are written in the order in which they stand: a successor runs into the predecessor that is to end.
-    TokensAreWrittenAsTheyStand {
-        async fn commit(&self, store: &MemoryStore, commit: Commit) -> Result<Vec<Event>, StoreError> {
-            for write in &commit.writes {
-                let Write::Host(write) = write else { continue };
-                let mut stored = tokens_of(store, write.host.id).await;
-                for token in &write.agent_tokens {
-                    stored.retain(|other| other.id != token.id);
-                    let rival = stored.iter().any(|other| {
-                        let state = std::mem::discriminant(&other.state) == std::mem::discriminant(&token.state);
-                        state && token.is_live() && other.lineage_id == token.lineage_id
-                    });
-                    if rival {
-                        return Err(StoreErrorKind::Invalid.into());
-                    }
-                    stored.push(token.clone());
-                }
-            }
-            store.commit(commit).await
-        }
-    }
-
     /// The schema has no partial unique indexes and no foreign keys: what core never asks for is taken.
     NothingIsInvalid {
         async fn commit(&self, store: &MemoryStore, commit: Commit) -> Result<Vec<Event>, StoreError> {
@@ -164,6 +143,33 @@ faults! {
     }
 }
 
+/// Tokens are written in an order of their states: one that begins runs into one that is still to end.
+struct TokensAreWrittenBy(fn(&AgentTokenState) -> u8);
+
+#[async_trait]
+impl Fault for TokensAreWrittenBy {
+    async fn commit(&self, store: &MemoryStore, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        for write in &commit.writes {
+            let Write::Host(write) = write else { continue };
+            let mut stored = tokens_of(store, write.host.id).await;
+            let mut tokens: Vec<_> = write.agent_tokens.iter().collect();
+            tokens.sort_by_key(|token| (self.0)(&token.state));
+            for token in tokens {
+                stored.retain(|other| other.id != token.id);
+                let rival = stored.iter().any(|other| {
+                    let state = std::mem::discriminant(&other.state) == std::mem::discriminant(&token.state);
+                    state && token.is_live() && other.lineage_id == token.lineage_id
+                });
+                if rival {
+                    return Err(StoreErrorKind::Invalid.into());
+                }
+                stored.push(token.clone());
+            }
+        }
+        store.commit(commit).await
+    }
+}
+
 twins! {
     first_writes_stay: FirstWritesStay => [
         "commit::a_commit_whose_last_write_fails_leaves_nothing",
@@ -204,8 +210,32 @@ twins! {
         "commit::writes_of_one_commit_are_made_in_their_order",
         "deletion::a_deletion_frees_the_name_and_the_external_id",
     ],
-    tokens_are_written_as_they_stand: TokensAreWrittenAsTheyStand => [
+    tokens_are_written_as_they_stand: TokensAreWrittenBy(|_| 0) => [
+        "token::a_lineage_begins_anew_in_one_commit",
+        "token::a_pending_token_yields_to_another_in_one_commit",
         "token::a_token_takes_anothers_place_in_one_commit",
+    ],
+    pending_tokens_are_written_first: TokensAreWrittenBy(|state| match state {
+        AgentTokenState::Pending => 0,
+        AgentTokenState::Active { .. } => 2,
+        _ => 1,
+    }) => [
+        "token::a_lineage_begins_anew_in_one_commit",
+        "token::a_pending_token_yields_to_another_in_one_commit",
+    ],
+    displaced_tokens_are_written_last: TokensAreWrittenBy(|state| match state {
+        AgentTokenState::Displaced { .. } => 2,
+        AgentTokenState::Pending | AgentTokenState::Active { .. } => 1,
+        _ => 0,
+    }) => [
+        "token::a_pending_token_yields_to_another_in_one_commit",
+    ],
+    revoked_tokens_are_written_last: TokensAreWrittenBy(|state| match state {
+        AgentTokenState::Revoked { .. } => 2,
+        AgentTokenState::Pending | AgentTokenState::Active { .. } => 1,
+        _ => 0,
+    }) => [
+        "token::a_lineage_begins_anew_in_one_commit",
     ],
     nothing_is_invalid: NothingIsInvalid => [
         "token::a_token_keeps_its_hash",
@@ -217,6 +247,8 @@ twins! {
     ],
     a_lineage_has_one_live_token: ALineageHasOneLiveToken => [
         "commit::a_commit_whose_last_write_fails_leaves_nothing",
+        "token::a_lineage_begins_anew_in_one_commit",
+        "token::a_pending_token_yields_to_another_in_one_commit",
         "token::a_token_takes_anothers_place_in_one_commit",
     ],
     facts_of_an_enrolment_are_lost: FactsOfAnEnrolmentAreLost => [

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::store::{
-    AgentTokenQuery, Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord, EventQuery, Known, Page,
-    StoreError, TelemetryQuery, Write,
+    AgentTokenQuery, AgentTokenRecord, Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord,
+    EventQuery, Known, Page, StoreError, TelemetryQuery, Write,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, MemoryStore, Store, Timestamp, TokenHash};
@@ -101,7 +100,7 @@ enum Leaves {
 /// What was there of a host when it was deleted.
 #[derive(Default)]
 struct Remains {
-    tokens: Vec<AgentToken>,
+    tokens: Vec<AgentTokenRecord>,
     telemetry: Vec<HostSnapshot>,
     containers: Vec<ContainerRecord>,
 }
@@ -130,7 +129,8 @@ impl Fault for Leftovers {
             let telemetry = store.list_telemetry(&query).await?.items;
             let query = ContainerQuery { host_id, removed: true, after: None, limit };
             let containers = store.list_containers(&query).await?.items;
-            all.insert(host_id, Remains { tokens: tokens_of(store, host_id).await, telemetry, containers });
+            let tokens = store.list_agent_tokens(&AgentTokenQuery::new(host_id, limit)).await?.items;
+            all.insert(host_id, Remains { tokens, telemetry, containers });
         }
         let written = store.commit(commit).await?;
         self.1.lock().unwrap().extend(all);
@@ -140,7 +140,7 @@ impl Fault for Leftovers {
         &self,
         store: &MemoryStore,
         query: &AgentTokenQuery,
-    ) -> Result<Page<AgentToken>, StoreError> {
+    ) -> Result<Page<AgentTokenRecord>, StoreError> {
         match self.read(Leaves::AgentTokens, query.host_id, |remains| &remains.tokens) {
             Some(rows) => Ok(page(rows, query.limit)),
             None => store.list_agent_tokens(query).await,

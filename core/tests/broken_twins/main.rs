@@ -9,6 +9,7 @@ mod contact;
 mod deletion;
 mod event;
 mod guard;
+mod last_use;
 mod paging;
 mod prune;
 mod query;
@@ -83,6 +84,7 @@ fn every_deterministic_property_catches_a_twin() {
         deletion::CAUGHT,
         event::CAUGHT,
         guard::CAUGHT,
+        last_use::CAUGHT,
         paging::CAUGHT,
         prune::CAUGHT,
         query::CAUGHT,

@@ -3,12 +3,11 @@
 use std::cmp::Ordering;
 
 use async_trait::async_trait;
-use enlist_core::agent_token::AgentToken;
 use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, ContainerQuery, ContainerRecord, EventQuery, HostQuery, HostRecord, InstallTokenQuery, Page,
-    StoreError, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, ContainerQuery, ContainerRecord, EventQuery, HostQuery, HostRecord,
+    InstallTokenQuery, Page, StoreError, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{MemoryStore, Store};
@@ -90,8 +89,8 @@ lists! {
     Hosts list_hosts(HostQuery) -> HostRecord: None, |row, after| after.map(|after| row.host.id.cmp(&after));
     InstallTokens list_install_tokens(InstallTokenQuery) -> InstallToken: None,
         |row, after| after.map(|after| row.id.cmp(&after));
-    AgentTokens list_agent_tokens(AgentTokenQuery) -> AgentToken: None,
-        |row, after| after.map(|after| row.id.cmp(&after));
+    AgentTokens list_agent_tokens(AgentTokenQuery) -> AgentTokenRecord: None,
+        |row, after| after.map(|after| row.token.id.cmp(&after));
     Events list_events(EventQuery) -> Event: Position::START,
         |row, after| (after != Position::START).then(|| row.position.cmp(&after));
     Containers list_containers(ContainerQuery) -> ContainerRecord: None,
@@ -120,12 +119,15 @@ twins! {
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_agent_tokens_skip_a_row: Pages(List::AgentTokens, Slip::Skips) => [
+        "query::agent_tokens_are_listed_by_lineage",
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_agent_tokens_repeat_a_row: Pages(List::AgentTokens, Slip::Repeats) => [
+        "query::agent_tokens_are_listed_by_lineage",
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_agent_tokens_stop_early: Pages(List::AgentTokens, Slip::StopsEarly) => [
+        "query::agent_tokens_are_listed_by_lineage",
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_events_skip_a_row: Pages(List::Events, Slip::Skips) => [

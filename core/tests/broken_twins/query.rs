@@ -10,7 +10,8 @@ use enlist_core::event::Event;
 use enlist_core::host::Status;
 use enlist_core::policy::{Kinds, Scope};
 use enlist_core::store::{
-    Aggregate, Commit, HostLookup, HostQuery, HostRecord, Key, Known, Page, Presented, StoreError, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, HostLookup, HostQuery, HostRecord, Key, Known, Page,
+    Presented, StoreError, Write,
 };
 use enlist_core::{MemoryStore, Store};
 
@@ -186,6 +187,48 @@ faults! {
         }
     }
 
+    /// A filter that nobody applies.
+    LineagesAreIgnored {
+        async fn list_agent_tokens(
+            &self,
+            store: &MemoryStore,
+            query: &AgentTokenQuery,
+        ) -> Result<Page<AgentTokenRecord>, StoreError> {
+            store.list_agent_tokens(&AgentTokenQuery { lineage_id: None, ..query.clone() }).await
+        }
+    }
+
+    /// A page is read first, and then filtered.
+    LineagesAreFilteredWithinThePage {
+        async fn list_agent_tokens(
+            &self,
+            store: &MemoryStore,
+            query: &AgentTokenQuery,
+        ) -> Result<Page<AgentTokenRecord>, StoreError> {
+            let mut page = store.list_agent_tokens(&AgentTokenQuery { lineage_id: None, ..query.clone() }).await?;
+            page.items.retain(|row| query.lineage_id.is_none_or(|lineage| lineage == row.token.lineage_id));
+            Ok(page)
+        }
+    }
+
+    /// Whoever knows a lineage needs no host.
+    LineagesAreFoundInEveryHost {
+        async fn list_agent_tokens(
+            &self,
+            store: &MemoryStore,
+            query: &AgentTokenQuery,
+        ) -> Result<Page<AgentTokenRecord>, StoreError> {
+            for HostRecord { host, .. } in all_hosts(store).await {
+                let elsewhere = AgentTokenQuery { host_id: host.id, ..query.clone() };
+                let found = store.list_agent_tokens(&elsewhere).await?;
+                if query.lineage_id.is_some() && !found.items.is_empty() {
+                    return Ok(found);
+                }
+            }
+            store.list_agent_tokens(query).await
+        }
+    }
+
     /// Names and external ids are looked up in every tenant.
     LookupsIgnoreTheTenant {
         async fn find_host(&self, store: &MemoryStore, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
@@ -324,6 +367,7 @@ twins! {
         "round_trip::every_origin_of_an_agent_token",
         "round_trip::every_state_of_an_agent_token",
         "round_trip::every_state_of_an_install_token",
+        "token::a_token_is_overwritten_whole",
     ],
     no_install_token_is_found_by_id: NoInstallTokenIsFoundById => [
         "query::an_aggregate_is_loaded_by_every_key",
@@ -331,6 +375,7 @@ twins! {
     ],
     expiring_tokens_are_not_loaded: ExpiringTokensAreNotLoaded => [
         "query::an_aggregate_holds_every_live_token_and_no_other",
+        "token::a_token_takes_anothers_place_in_one_commit",
     ],
     only_live_tokens_are_known: OnlyLiveTokensAreKnown => [
         "deletion::a_deletion_leaves_a_tombstone_of_every_agent_token",
@@ -350,6 +395,15 @@ twins! {
         "prune::old_tombstones_go_and_younger_ones_stay",
         "query::a_new_token_is_seen_by_the_next_authentication",
         "query::absent_keys_load_nothing",
+    ],
+    lineages_are_ignored: LineagesAreIgnored => [
+        "query::agent_tokens_are_listed_by_lineage",
+    ],
+    lineages_are_filtered_within_the_page: LineagesAreFilteredWithinThePage => [
+        "query::agent_tokens_are_listed_by_lineage",
+    ],
+    lineages_are_found_in_every_host: LineagesAreFoundInEveryHost => [
+        "query::agent_tokens_are_listed_by_lineage",
     ],
     lookups_ignore_the_tenant: LookupsIgnoreTheTenant => [
         "query::a_host_is_found_by_id_external_id_and_name",

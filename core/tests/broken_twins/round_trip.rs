@@ -109,14 +109,19 @@ twins! {
     agent_tokens_lose_their_expiry: HostsAre(|write| each_token(write, |token| token.expires_at = None)) => [
         "query::an_aggregate_holds_every_live_token_and_no_other",
         "round_trip::every_origin_of_an_agent_token",
+        "token::a_token_is_overwritten_whole",
+        "token::a_token_takes_anothers_place_in_one_commit",
     ],
     agent_tokens_forget_who_issued_them: HostsAre(|write| {
         each_token(write, |token| {
             token.origin = enlist_core::agent_token::Origin::Issued(enlist_core::conformance::sample::actor());
         });
     }) => [
-        "token::a_token_takes_anothers_place_in_one_commit",
         "round_trip::every_origin_of_an_agent_token",
+        "token::a_lineage_begins_anew_in_one_commit",
+        "token::a_pending_token_yields_to_another_in_one_commit",
+        "token::a_token_is_overwritten_whole",
+        "token::a_token_takes_anothers_place_in_one_commit",
     ],
     displaced_tokens_are_revoked: HostsAre(|write| {
         use enlist_core::agent_token::{AgentTokenState, RevokeReason};
@@ -128,6 +133,7 @@ twins! {
     }) => [
         "query::a_token_is_authenticated_in_every_state",
         "round_trip::every_state_of_an_agent_token",
+        "token::a_pending_token_yields_to_another_in_one_commit",
     ],
     spent_install_tokens_are_revoked: HostsAre(|write| {
         for token in &mut write.install_tokens {

@@ -352,6 +352,7 @@ twins! {
     ],
     duplicates_are_no_contact: DuplicatesAreNoContact => [
         "contact::a_duplicate_is_a_contact",
+        "last_use::every_report_is_a_use_by_the_servers_clock",
     ],
     incomplete_reports_remove_containers: IncompleteReportsRemoveContainers => [
         "contact::an_incomplete_report_removes_nothing",

@@ -9,7 +9,7 @@ use enlist_core::install_token::InstallToken;
 use enlist_core::store::{Aggregate, Commit, Key, Presented, StoreError, StoreErrorKind, Write};
 use enlist_core::{MemoryStore, Store};
 
-use crate::twin::{Fault, accept, agent_tokens, faults, twins};
+use crate::twin::{Fault, accept, agent_tokens, faults, tokens_of, twins};
 
 /// The install tokens that a commit writes.
 fn install_tokens(commit: &Commit) -> impl Iterator<Item = &InstallToken> {
@@ -85,6 +85,23 @@ impl Fault for InstallTokensChange {
     }
 }
 
+/// An agent token that is stored keeps a part of what it was, whatever is written over it.
+struct AgentTokensKeep(fn(&mut AgentToken, AgentToken));
+
+#[async_trait]
+impl Fault for AgentTokensKeep {
+    async fn commit(&self, store: &MemoryStore, mut commit: Commit) -> Result<Vec<Event>, StoreError> {
+        for write in &mut commit.writes {
+            let Write::Host(write) = write else { continue };
+            for stored in tokens_of(store, write.host.id).await {
+                let written = write.agent_tokens.iter_mut().filter(|token| token.id == stored.id);
+                written.for_each(|token| (self.0)(token, stored.clone()));
+            }
+        }
+        store.commit(commit).await
+    }
+}
+
 faults! {
     /// A token is compared with those that are stored, and not with those of the same commit.
     TwoHostsShareANewToken {
@@ -112,6 +129,30 @@ twins! {
         stored.host_id == token.host_id && stored.hash != token.hash
     }) => [
         "token::a_token_keeps_its_hash",
+    ],
+    agent_tokens_keep_their_expiry: AgentTokensKeep(|token, stored| token.expires_at = stored.expires_at) => [
+        "token::a_token_is_overwritten_whole",
+        "token::a_token_takes_anothers_place_in_one_commit",
+    ],
+    agent_tokens_keep_an_expiry_that_is_not_replaced: AgentTokensKeep(|token, stored| {
+        token.expires_at = token.expires_at.or(stored.expires_at);
+    }) => [
+        "token::a_token_is_overwritten_whole",
+    ],
+    agent_tokens_keep_their_name: AgentTokensKeep(|token, stored| token.name = stored.name) => [
+        "token::a_token_is_overwritten_whole",
+    ],
+    agent_tokens_keep_their_kind: AgentTokensKeep(|token, stored| token.kind = stored.kind) => [
+        "token::a_token_is_overwritten_whole",
+    ],
+    agent_tokens_keep_their_origin: AgentTokensKeep(|token, stored| token.origin = stored.origin) => [
+        "token::a_token_is_overwritten_whole",
+    ],
+    agent_tokens_keep_their_lineage: AgentTokensKeep(|token, stored| token.lineage_id = stored.lineage_id) => [
+        "token::a_token_is_overwritten_whole",
+    ],
+    agent_tokens_keep_their_age: AgentTokensKeep(|token, stored| token.created_at = stored.created_at) => [
+        "token::a_token_is_overwritten_whole",
     ],
     install_tokens_change_their_hash: InstallTokensChange(|stored, token| {
         stored.binding == token.binding && stored.hash != token.hash

@@ -10,9 +10,9 @@ use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
-    Expected, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Revision, Silence,
-    StoreError, StoreErrorKind, Subscription, TelemetryQuery, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
+    EventQuery, Expected, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
+    Revision, Silence, StoreError, StoreErrorKind, Subscription, TelemetryQuery, Write,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, MemoryStore, Store, Timestamp};
@@ -52,7 +52,7 @@ verbs! {
     find_host(lookup: &HostLookup) -> Option<HostRecord>;
     list_hosts(query: &HostQuery) -> Page<HostRecord>;
     list_install_tokens(query: &InstallTokenQuery) -> Page<InstallToken>;
-    list_agent_tokens(query: &AgentTokenQuery) -> Page<AgentToken>;
+    list_agent_tokens(query: &AgentTokenQuery) -> Page<AgentTokenRecord>;
     list_events(query: &EventQuery) -> Page<Event>;
     append(reports: Vec<Append>) -> Appended;
     touch(contacts: Vec<Contact>) -> Vec<Event>;
@@ -205,8 +205,9 @@ pub(crate) async fn all_hosts(store: &MemoryStore) -> Vec<HostRecord> {
 }
 
 pub(crate) async fn tokens_of(store: &MemoryStore, host_id: HostId) -> Vec<AgentToken> {
-    let query = AgentTokenQuery { host_id, after: None, limit: usize::MAX };
-    store.list_agent_tokens(&query).await.expect("memory answers").items
+    let query = AgentTokenQuery::new(host_id, usize::MAX);
+    let records = store.list_agent_tokens(&query).await.expect("memory answers").items;
+    records.into_iter().map(|record| record.token).collect()
 }
 
 pub(crate) async fn record(store: &MemoryStore, id: HostId) -> Option<HostRecord> {

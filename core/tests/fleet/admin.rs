@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use enlist_core::conformance::sample::{at, tenant};
 use enlist_core::event::EventBody;
-use enlist_core::fleet::{AdminError, EventFilter, HostFilter, TelemetryRange};
+use enlist_core::fleet::{AdminError, EventFilter, HostFilter, TelemetryRange, TokenFilter};
 use enlist_core::host::{HostKind, HostName, Status};
+use enlist_core::lineage::Overlap;
 use enlist_core::policy::{Action, Actor, Decision, DefaultPolicy, Policy, Resource, Role, Scope};
-use enlist_core::wire::{CreateHost, HostBody, IssueAgentToken, MintInstallToken, Problem};
+use enlist_core::wire::{CreateHost, HostBody, IssueAgentToken, MintInstallToken, Problem, RotateAgentToken};
 use enlist_core::{ActorId, HostId};
 
 use crate::world::World;
@@ -198,6 +199,11 @@ async fn every_verb(
         let root = world.fleet.admin(&world.root);
         root.issue_agent_token(host_id, IssueAgentToken::default()).await.unwrap().id
     };
+    let install_token_id = {
+        let root = world.fleet.admin(&world.root);
+        root.mint_install_token(host_id, MintInstallToken::default()).await.unwrap().id
+    };
+    let cut_off = RotateAgentToken { overlap: Overlap::None };
     let fresh = format!("new-{}", token_id);
     let create = CreateHost { tenant_id: Some(tenant(tenant_name)), ..named(&fresh, kind) };
     let answers = vec![
@@ -213,7 +219,12 @@ async fn every_verb(
             Action::IssueAgentToken,
             status(admin.issue_agent_token(host_id, IssueAgentToken::default()).await.map(|_| ())),
         ),
+        (Action::ReadTokens, status(admin.list_agent_tokens(host_id, TokenFilter::default()).await.map(|_| ()))),
+        (Action::ReadTokens, status(admin.list_install_tokens(host_id, TokenFilter::default()).await.map(|_| ()))),
+        (Action::RevokeInstallToken, status(admin.revoke_install_token(install_token_id).await)),
+        (Action::RotateAgentToken, status(admin.rotate_agent_token(host_id, token_id, cut_off).await.map(|_| ()))),
         (Action::RevokeAgentToken, status(admin.revoke_agent_token(host_id, token_id).await)),
+        (Action::RevokeAgentToken, status(admin.revoke_agent_tokens(host_id).await.map(|_| ()))),
         (Action::ArchiveHost, status(admin.archive_host(host_id).await.map(|_| ()))),
     ];
     // Lists answer everybody, with what they may see; every other action must have been asked above.
@@ -247,8 +258,8 @@ async fn every_verb_asks_the_policy() {
             assert_eq!(status, expected, "{action:?} by {role:?} on {kind:?}");
         }
         if change != 200 {
-            // The one event is the operator's own, who issued the token to be revoked.
-            assert_eq!(world.events().await.len(), before + 1);
+            // The operator's own, who issued the token to be revoked and minted one in place of another.
+            assert_eq!(world.events().await.len(), before + 3);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use enlist_core::agent_token::Refusal;
+use enlist_core::agent_token::{RETIRE_GRACE, Refusal};
 use enlist_core::conformance::sample;
 use enlist_core::event::EventBody;
 use enlist_core::fleet::{AuthenticateError, EnrolError, Prefixes};
@@ -99,6 +99,26 @@ async fn the_same_claim_gets_the_refusal_once_its_credential_is_refused() {
     admin.archive_host(host_id).await.unwrap();
     let error = world.exchange(&install_token, Some(claim)).await.unwrap_err();
     assert_eq!(Problem::from(error).code.as_str(), "host_archived");
+}
+
+/// A copy of the machine that was made before it enrolled has the same claim, and no successor.
+#[tokio::test]
+async fn the_same_claim_long_after_a_rotation_is_a_copy_and_raises_the_alarm() {
+    let world = World::new();
+    let (host_id, install_token) = world.create("a").await;
+    let token = agent_token();
+    world.exchange(&install_token, Some(token.hash())).await.unwrap();
+    let successor = world.rotated(&token).await;
+    let code = async || Problem::from(world.exchange(&install_token, Some(token.hash())).await.unwrap_err()).code;
+    assert_eq!(code().await.as_str(), "token_superseded");
+    assert_eq!(world.count("agent_token.reuse_detected").await, 0);
+    world.clock.advance(RETIRE_GRACE + Duration::from_micros(1));
+    for _ in 0..2 {
+        assert_eq!(code().await.as_str(), "token_reuse_detected");
+    }
+    assert_eq!(world.count("agent_token.reuse_detected").await, 1);
+    assert_eq!(world.events().await.last().and_then(|event| event.host_id), Some(host_id));
+    assert_eq!(world.serve(&successor).await, "ok");
 }
 
 #[tokio::test]
@@ -205,6 +225,7 @@ async fn facts_of_the_machine_are_known_at_once_and_held_to_their_bounds() {
         claim: Some(sample::hash()),
         facts: Some(HostFacts { os: Some(os), ..HostFacts::default() }),
         host: None,
+        idempotency_key: None,
     };
     let error = world.fleet.enrol(with("x".repeat(256)), None).await.unwrap_err();
     assert_eq!(Problem::from(error).field.as_deref(), Some("/facts/os"));

@@ -5,6 +5,10 @@ mod authenticate;
 mod cache;
 mod exchange;
 mod ingest;
+#[cfg(feature = "access-tokens")]
+mod refresh;
 mod retention;
+mod revocation;
+mod rotation;
 mod watched;
 mod world;

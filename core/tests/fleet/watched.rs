@@ -6,13 +6,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use async_trait::async_trait;
-use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Change, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
-    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, StoreError,
-    StoreErrorKind, Subscription, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Change, Commit, Contact, ContainerQuery,
+    ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
+    Silence, StoreError, StoreErrorKind, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{MemoryStore, Store, TokenHash};
@@ -24,6 +23,7 @@ pub(crate) struct Watched {
     inner: MemoryStore,
     reads: Arc<AtomicUsize>,
     checks: Arc<AtomicUsize>,
+    pub(crate) finds: Arc<AtomicUsize>,
     /// While somebody holds it, an authentication that has read stops before it returns.
     pub(crate) gate: Arc<Mutex<()>>,
     pub(crate) has_read: Arc<Notify>,
@@ -95,6 +95,7 @@ impl Store for Watched {
         self.inner.commit(commit).await
     }
     async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
+        self.finds.fetch_add(1, SeqCst);
         self.inner.find_host(lookup).await
     }
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
@@ -103,7 +104,7 @@ impl Store for Watched {
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
         self.inner.list_install_tokens(query).await
     }
-    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError> {
         self.inner.list_agent_tokens(query).await
     }
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {

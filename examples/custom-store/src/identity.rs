@@ -8,8 +8,9 @@ use enlist_core::event::Event;
 use enlist_core::host::{Host, Status};
 use enlist_core::install_token::{Binding, InstallToken, InstallTokenState};
 use enlist_core::store::{
-    Aggregate, Commit, Credential, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite,
-    Key, Known, Page, Presented, Revision, StoreErrorKind, TenantInstallToken, Tombstone, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Credential, Expected, HostAggregate, HostLookup,
+    HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenQuery, Key, Known, Page, Presented, Revision,
+    StoreErrorKind, TenantInstallToken, Tombstone, Write,
 };
 use enlist_core::{HostId, Timestamp, TokenHash};
 use redb::ReadableTable;
@@ -17,10 +18,12 @@ use redb::ReadableTable;
 use crate::error::Failure;
 use crate::event;
 use crate::record::{AgentTokenRow, HostRow, InstallTokenRow, PresenceRow, TombstoneRow, decode};
-use crate::schema::{AsKey, Reader, Writer, all_of, claim, get, number, owned, page, put};
+use crate::schema::{AsKey, Reader, Writer, all_of, behind, claim, get, number, owned, page, put};
 
 /// A row that another one speaks of is not there.
 const MISSING: Failure = Failure::Record("a row that is missing");
+/// A number that is out of a time's bounds.
+const NO_TIME: Failure = Failure::Record("a time");
 
 /// `load`.
 pub(crate) fn load(tables: &Reader, key: &Key) -> Result<Option<Aggregate>, Failure> {
@@ -108,6 +111,29 @@ pub(crate) fn list(tables: &Reader, query: &HostQuery) -> Result<Page<HostRecord
 fn record(tables: &Reader, HostRow { revision, host }: HostRow) -> Result<HostRecord, Failure> {
     let presence: PresenceRow = get(&tables.presence, host.id.key())?.ok_or(MISSING)?;
     Ok(HostRecord { revision: Revision::new(revision), host, presence: presence.shown })
+}
+
+/// `list_install_tokens`.
+pub(crate) fn list_install_tokens(tables: &Reader, query: &InstallTokenQuery) -> Result<Page<InstallToken>, Failure> {
+    let rows = behind(&tables.install_tokens, query.host_id.key(), query.after.map(|id| id.key()))?;
+    page(rows.map(|row| row.map(|InstallTokenRow { token, .. }| token)), query.limit)
+}
+
+/// `list_agent_tokens`.
+pub(crate) fn list_agent_tokens(tables: &Reader, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, Failure> {
+    let rows = behind(&tables.agent_tokens, query.host_id.key(), query.after.map(|id| id.key()))?;
+    let records = rows.map(|row| {
+        let AgentTokenRow(token) = row?;
+        if query.lineage_id.is_some_and(|lineage| lineage != token.lineage_id) {
+            return Ok(None);
+        }
+        let last_used_at = match tables.last_used.get(token.id.key())? {
+            Some(last) => Some(Timestamp::from_unix_micros(last.value()).ok_or(NO_TIME)?),
+            None => None,
+        };
+        Ok(Some(AgentTokenRecord { token, last_used_at }))
+    });
+    page(records.filter_map(Result::transpose), query.limit)
 }
 
 /// `commit`; returns also the hashes of the agent tokens that it cut off. A refusal can come at any point: what was

@@ -130,16 +130,14 @@ pub(crate) fn all_of<T: DeserializeOwned>(
     table.range((owner, 0)..=(owner, u128::MAX))?.map(|row| decode(row?.1.value())).collect()
 }
 
-/// Reads one page of records of one aggregate.
-pub(crate) fn page_of<T: DeserializeOwned, U>(
+/// Reads the records of one aggregate behind an id, in the order of their ids.
+pub(crate) fn behind<T: DeserializeOwned>(
     table: &impl ReadableTable<(u128, u128), Json>,
     owner: u128,
     after: Option<u128>,
-    limit: usize,
-    shown: impl Fn(T) -> U,
-) -> Result<Page<U>, Failure> {
+) -> Result<impl Iterator<Item = Result<T, Failure>>, Failure> {
     let rows = table.range((Bound::Excluded((owner, after.unwrap_or(0))), Bound::Included((owner, u128::MAX))))?;
-    page(rows.map(|row| Ok(shown(decode(row?.1.value())?))), limit)
+    Ok(rows.map(|row| decode(row?.1.value())))
 }
 
 /// One page of rows; reads one more than it holds, to see whether any follow.

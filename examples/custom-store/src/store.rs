@@ -5,20 +5,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use enlist_core::TokenHash;
-use enlist_core::agent_token::AgentToken;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, EventQuery,
-    HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store, StoreError,
-    StoreErrorKind, Subscription, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store,
+    StoreError, StoreErrorKind, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use crate::error::Failure;
-use crate::record::{AgentTokenRow, InstallTokenRow};
-use crate::schema::{AsKey, Reader, Writer, page_of};
+use crate::schema::{Reader, Writer};
 use crate::subscription::Subscribers;
 use crate::{contact, event, identity, prune};
 
@@ -143,15 +141,13 @@ impl Store for RedbStore {
     }
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
-        let (host, after, limit) = (query.host_id.key(), query.after.map(|id| id.key()), query.limit);
-        let shown = |row: InstallTokenRow| row.token;
-        self.read(move |tables| page_of(&tables.install_tokens, host, after, limit, shown)).await
+        let query = query.clone();
+        self.read(move |tables| identity::list_install_tokens(tables, &query)).await
     }
 
-    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
-        let (host, after, limit) = (query.host_id.key(), query.after.map(|id| id.key()), query.limit);
-        let shown = |row: AgentTokenRow| row.0;
-        self.read(move |tables| page_of(&tables.agent_tokens, host, after, limit, shown)).await
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError> {
+        let query = query.clone();
+        self.read(move |tables| identity::list_agent_tokens(tables, &query)).await
     }
 
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {

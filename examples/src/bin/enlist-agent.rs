@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use enlist_agent_sdk::{
-    Agent, BoxError, Client, Collector, Enrolment, Event, Events, FileCredentialStore, InstallToken, Outcome,
-    SystemCollector,
+    Agent, AgentToken, BoxError, Client, Collector, Enrolment, Event, Events, FileCredentialStore, InstallToken,
+    Outcome, SystemCollector,
 };
 use enlist_examples::logging;
 use enlist_examples::server::terminated;
@@ -41,6 +41,10 @@ enum Command {
         /// The install token to enrol with, if this host is not enrolled yet. It may stay in the unit file.
         #[arg(long, env = "ENLIST_INSTALL_TOKEN", hide_env_values = true)]
         token: Option<String>,
+        /// A file with an agent token that an administrator has delivered by hand. It is tried beside the credential that is
+        /// kept, takes its place once the server has accepted it, and may stay where it is.
+        #[arg(long, env = "ENLIST_AGENT_TOKEN_FILE", value_name = "PATH")]
+        agent_token_file: Option<PathBuf>,
         /// Report at least this often; the server may ask for more.
         #[arg(long, env = "ENLIST_INTERVAL", value_parser = humantime::parse_duration)]
         interval: Option<Duration>,
@@ -63,7 +67,9 @@ async fn main() -> ExitCode {
     logging::init("info");
     let done = match command {
         Command::Enrol { common, token } => enrol(common, token).await,
-        Command::Run { common, token, interval } => run(common, token, interval).await,
+        Command::Run { common, token, agent_token_file, interval } => {
+            run(common, token, agent_token_file, interval).await
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,12 +90,21 @@ async fn enrol(common: Common, token: String) -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn run(common: Common, token: Option<String>, interval: Option<Duration>) -> Result<(), BoxError> {
+async fn run(
+    common: Common,
+    token: Option<String>,
+    agent_token_file: Option<PathBuf>,
+    interval: Option<Duration>,
+) -> Result<(), BoxError> {
     let mut builder = Agent::builder(&common.server)
         .state_dir(common.state_dir)
         .agent_version(concat!("enlist-agent/", env!("CARGO_PKG_VERSION")));
     if let Some(token) = token {
         builder = builder.install_token(InstallToken::new(token)?);
+    }
+    if let Some(path) = agent_token_file {
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        builder = builder.agent_token(AgentToken::new(text.trim_end())?);
     }
     if let Some(interval) = interval {
         builder = builder.interval(interval);

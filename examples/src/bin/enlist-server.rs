@@ -3,11 +3,12 @@
 #![allow(clippy::print_stdout, reason = "a program says where it listens")]
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use enlist_examples::logging;
-use enlist_examples::server::{ServeArgs, Server, terminated};
+use enlist_examples::server::{ServeArgs, Server, make_signing_key, terminated};
 
 /// A fleet's server: hosts enrol, report and are watched.
 #[derive(Debug, Parser)]
@@ -20,20 +21,34 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the API until SIGTERM or SIGINT.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Make a key that signs access tokens, in a new file.
+    MakeSigningKey {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Args { command: Command::Serve(args) } = Args::parse();
+    let Args { command } = Args::parse();
     logging::init("info");
-    match serve(&args).await {
+    let result = match command {
+        Command::Serve(args) => serve(&args).await,
+        Command::MakeSigningKey { path } => make(&path),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = &*error, "the server cannot run");
+            tracing::error!(error = &*error, "enlist-server failed");
             ExitCode::FAILURE
         }
     }
+}
+
+fn make(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    println!("made key {} in {}", make_signing_key(path)?, path.display());
+    Ok(())
 }
 
 async fn serve(args: &ServeArgs) -> Result<(), Box<dyn std::error::Error>> {

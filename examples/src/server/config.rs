@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use enlist_core::TenantId;
-use enlist_core::fleet::Limits;
+use enlist_core::fleet::{Limits, ReusePolicy};
 
 /// `enlist-server serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,6 +44,37 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_EXCHANGE_PER_MINUTE", default_value_t = 30)]
     pub exchange_per_minute: u32,
 
+    /// How long an agent token lives from its first use on, and each of its successors. Agents rotate at two thirds of it,
+    /// and can for 7 days after its end. For ever unless it is set.
+    #[arg(long, env = "ENLIST_AGENT_TOKEN_LIFE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub agent_token_life: Option<Duration>,
+
+    /// After what time in use an agent is asked to rotate its token. Never unless it is set.
+    #[arg(long, env = "ENLIST_ROTATE_AFTER", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub rotate_after: Option<Duration>,
+
+    /// What happens when a token that its agent had replaced is presented again: it is refused and an event says so; or
+    /// what is live of its lineage is revoked besides.
+    #[arg(long, env = "ENLIST_REUSE_POLICY", default_value = "report")]
+    pub reuse_policy: Reuse,
+
+    /// A file with the private key that signs access tokens, as `enlist-server make-signing-key` writes it. Given several
+    /// times, the first signs, and the others are published and accepted besides. Without one no access tokens are issued.
+    #[arg(long, env = "ENLIST_ACCESS_TOKEN_KEY", value_name = "PATH", value_delimiter = ',')]
+    pub access_token_key: Vec<PathBuf>,
+
+    /// Who issues access tokens (`iss`); the server's public URL, for example.
+    #[arg(long, env = "ENLIST_ACCESS_TOKEN_ISSUER", value_name = "TEXT", default_value = "enlist")]
+    pub access_token_issuer: String,
+
+    /// Whom access tokens are meant for (`aud`); the issuer unless it is set.
+    #[arg(long, env = "ENLIST_ACCESS_TOKEN_AUDIENCE", value_name = "TEXT")]
+    pub access_token_audience: Option<String>,
+
+    /// How long an access token is good; 1 minute to 24 hours.
+    #[arg(long, env = "ENLIST_ACCESS_TOKEN_LIFE", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub access_token_life: Duration,
+
     /// How often agents shall report; at most a third of the liveness window is asked for.
     #[arg(long, env = "ENLIST_REPORT_INTERVAL", default_value = "30s", value_parser = humantime::parse_duration)]
     pub report_interval: Duration,
@@ -69,6 +100,24 @@ pub struct ServeArgs {
     pub drain: Duration,
 }
 
+/// What happens when a retired token is presented again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Reuse {
+    /// Refuse it, and say so in an event.
+    Report,
+    /// Besides, revoke its lineage.
+    RevokeLineage,
+}
+
+impl From<Reuse> for ReusePolicy {
+    fn from(reuse: Reuse) -> Self {
+        match reuse {
+            Reuse::Report => Self::Report,
+            Reuse::RevokeLineage => Self::RevokeLineage,
+        }
+    }
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("a whole number, at least 1".to_owned()),
@@ -86,6 +135,8 @@ impl ServeArgs {
         limits.report_interval = self.report_interval;
         limits.telemetry_retention = self.telemetry_retention;
         limits.event_retention = self.event_retention;
+        limits.agent_token_life = self.agent_token_life;
+        limits.rotate_after = self.rotate_after;
         limits.refused_exchanges_per_minute = NonZeroU32::new(self.exchange_per_minute);
         limits
     }

@@ -5,6 +5,7 @@ mod admin_token;
 mod client_address;
 mod config;
 mod database;
+mod signing_key;
 
 use std::future::Future;
 use std::io;
@@ -14,13 +15,14 @@ use std::time::Duration;
 use enlist_core::fleet::{BuildError, TokioTimer};
 use enlist_core::store::StoreError;
 use enlist_core::{Drivers, Fleet};
-use enlist_http_warp::{Routes, health};
+use enlist_http_warp::{Routes, health, jwks};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use warp::Filter;
 
 pub use admin_token::{AdminToken, AdminTokenError};
-pub use config::{Database, DatabaseUrl, InvalidDatabase, ServeArgs};
+pub use config::{Database, DatabaseUrl, InvalidDatabase, Reuse, ServeArgs};
+pub use signing_key::{SigningKeyError, make_signing_key};
 
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum ServerError {
     /// The limits contradict each other.
     #[error(transparent)]
     Limits(#[from] BuildError),
+    /// Access tokens cannot be issued.
+    #[error(transparent)]
+    SigningKey(#[from] SigningKeyError),
     /// There is no administrator's token.
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
@@ -64,11 +69,16 @@ impl Server {
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
         let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
         let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
+        let issuer = signing_key::issuer(args)?;
         let database = database::Opened::open(args).await?;
-        let (fleet, drivers) = Fleet::builder_of(database.store())
+        let mut builder = Fleet::builder_of(database.store())
             .limits(args.limits())
-            .default_tenant(args.default_tenant.clone())
-            .build()?;
+            .reuse_policy(args.reuse_policy.into())
+            .default_tenant(args.default_tenant.clone());
+        if let Some(issuer) = issuer {
+            builder = builder.access_tokens(issuer);
+        }
+        let (fleet, drivers) = builder.build()?;
         let admin = AdminToken::find_or_make(args)?;
         let options = accept::Options { connections: args.max_connections, drain: args.drain };
         Ok(Self {
@@ -120,7 +130,7 @@ impl Server {
             .client_address(move |head| client_address::find(head, &trusted_proxies))
             .build();
         let not_found = warp::any().map(accept::not_found);
-        let app = routes.or(health(fleet)).unify().or(not_found).unify().boxed();
+        let app = routes.or(health(fleet.clone())).unify().or(jwks(fleet)).unify().or(not_found).unify().boxed();
         accept::serve(listener, app, options, shutdown).await;
         // No request is left. Only now may the drivers go: they commit what they have taken first.
         drop(stop);

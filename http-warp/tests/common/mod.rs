@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use enlist_core::fleet::{EventFilter, HostFilter, Limits, TelemetryRange, TokioTimer};
+use enlist_core::fleet::{EventFilter, FleetBuilder, HostFilter, Limits, TelemetryRange, TokioTimer};
 use enlist_core::secret::Prefix;
 use enlist_core::{
     Actor, ActorId, Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken, Role, SystemEntropy, TenantId,
@@ -94,13 +94,19 @@ pub fn limits() -> Limits {
 }
 
 pub fn build(limits: Limits) -> (Fleet, Drivers, Arc<ManualClock>) {
+    build_with(limits, |builder| builder)
+}
+
+fn build_with(
+    limits: Limits,
+    configure: impl FnOnce(FleetBuilder) -> FleetBuilder,
+) -> (Fleet, Drivers, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(now()));
-    let (fleet, drivers) = Fleet::builder(MemoryStore::new())
+    let builder = Fleet::builder(MemoryStore::new())
         .clock(Arc::clone(&clock))
         .limits(limits)
-        .default_tenant(TenantId::new("acme").expect("a tenant id"))
-        .build()
-        .expect("the limits agree");
+        .default_tenant(TenantId::new("acme").expect("a tenant id"));
+    let (fleet, drivers) = configure(builder).build().expect("the limits agree");
     (fleet, drivers, clock)
 }
 
@@ -110,7 +116,15 @@ impl House {
     }
 
     pub async fn with(limits: Limits) -> Self {
-        let (fleet, drivers, clock) = build(limits);
+        Self::of(build(limits)).await
+    }
+
+    /// A fleet with settings of its own.
+    pub async fn configured(configure: impl FnOnce(FleetBuilder) -> FleetBuilder) -> Self {
+        Self::of(build_with(limits(), configure)).await
+    }
+
+    async fn of((fleet, drivers, clock): (Fleet, Drivers, Arc<ManualClock>)) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(drivers.run(TokioTimer, async {
             let _ = stopped.await;

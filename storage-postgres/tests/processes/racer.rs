@@ -85,7 +85,8 @@ async fn exchange(fleet: &Fleet, install_tokens: Vec<String>, times: usize) -> V
         let attempts = (0..times).map(|_| {
             let claim = PlainToken::generate(Prefix::AGENT, &SystemEntropy).hash();
             let install_token = install_token.clone();
-            let request = ExchangeRequest { install_token, claim: Some(claim), facts: None, host: None };
+            let request =
+                ExchangeRequest { install_token, claim: Some(claim), facts: None, host: None, idempotency_key: None };
             let fleet = fleet.clone();
             tokio::spawn(async move { fleet.enrol(request, None).await })
         });
@@ -145,7 +146,7 @@ fn verb(aggregate: HostAggregate) -> Option<HostWrite> {
     let tokens = match (active, pending, random(8)) {
         (Some(active), _, 0) => vec![active.revoke(RevokeReason::Administrator, at(9)).ok()?],
         (active, Some(pending), _) => {
-            let promoted = pending.promote(at(3)).ok()?;
+            let promoted = pending.promote(None, at(3)).ok()?;
             active.and_then(|active| active.retire(&promoted, at(3)).ok()).into_iter().chain([promoted]).collect()
         }
         (Some(active), None, _) => {

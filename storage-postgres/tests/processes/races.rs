@@ -7,7 +7,7 @@ use enlist_core::event::{Event, EventBody};
 use enlist_core::host::{HostKind, HostName, Presence};
 use enlist_core::policy::{Actor, Scope};
 use enlist_core::secret::Prefix;
-use enlist_core::store::{AgentTokenQuery, EventQuery, HostLookup, HostQuery, Store};
+use enlist_core::store::{EventQuery, HostLookup, HostQuery, Store};
 use enlist_core::wire::{CreateHost, ExchangeRequest};
 use enlist_core::{Fleet, HostId, PlainToken, SystemEntropy};
 use enlist_storage_postgres::PgStore;
@@ -61,8 +61,7 @@ pub(crate) fn exchanges() {
         let answers = all(racers, &order);
         for (n, (host_id, _)) in hosts.iter().enumerate() {
             let won: Vec<_> = answers.iter().flat_map(|answer| answer[n].as_array().unwrap()).collect();
-            let query = AgentTokenQuery { host_id: *host_id, after: None, limit: 100 };
-            let stored = store.list_agent_tokens(&query).await.unwrap().items;
+            let stored = sample::agent_tokens(store, *host_id).await;
             let stored: Vec<_> = stored.iter().map(|token| json!(token.id)).collect();
             assert_eq!(won.len(), 1, "install token {n} was exchanged by {won:?}");
             assert_eq!(stored, [won[0].clone()], "and what was bought is what is stored");
@@ -150,7 +149,13 @@ pub(crate) fn revocations() {
             let (host_id, install_token) = create(&fleet, format!("host {n}")).await;
             let token = PlainToken::generate(Prefix::AGENT, &SystemEntropy);
             let install_token = install_token.expose().to_owned();
-            let request = ExchangeRequest { install_token, claim: Some(token.hash()), facts: None, host: None };
+            let request = ExchangeRequest {
+                install_token,
+                claim: Some(token.hash()),
+                facts: None,
+                host: None,
+                idempotency_key: None,
+            };
             let token_id = fleet.enrol(request, None).await.unwrap().agent_token.id;
             let watch = json!({"do": "watch", "agent_token": token.expose()});
             for answer in all(watchers, &watch) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::last_use::GRAIN;
 use super::super::sample::{self, at};
 use super::{Agreement, Disagreement, agree};
 use crate::agent_token::AgentToken;
@@ -14,9 +15,10 @@ use crate::install_token::{InstallToken, InstallTokenState};
 use crate::policy::Scope;
 use crate::secret::TokenHash;
 use crate::store::{
-    AgentTokenQuery, Aggregate, Commit, ContainerQuery, ContainerRecord, Credential, EventQuery, Expected,
-    HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenQuery, Key, Known,
-    Presented, Revision, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
+    EventQuery, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenQuery,
+    Key, Known, Presented, Revision, Silence, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write, came_online,
+    went_silent,
 };
 use crate::telemetry::{HostFacts, HostSnapshot, Report};
 
@@ -35,6 +37,8 @@ pub(super) struct World {
     /// The hashes that agents draw: few enough to meet again.
     pub(super) claims: Vec<TokenHash>,
     last_position: Position,
+    /// The last uses that were read, which later ones must not fall below.
+    shown_uses: BTreeMap<AgentTokenId, Timestamp>,
 }
 
 /// A host, and all that is its own.
@@ -43,7 +47,9 @@ pub(super) struct Inhabitant {
     pub(super) host: Host,
     pub(super) install_tokens: BTreeMap<InstallTokenId, InstallToken>,
     pub(super) agent_tokens: BTreeMap<AgentTokenId, AgentToken>,
-    pub(super) presence: Presence,
+    /// The latest use of those that were used.
+    last_uses: BTreeMap<AgentTokenId, Timestamp>,
+    presence: Presence,
     facts: HostFacts,
     newest_report_at: Option<Timestamp>,
     newest_complete_at: Option<Timestamp>,
@@ -59,6 +65,7 @@ impl Inhabitant {
             host,
             install_tokens: BTreeMap::new(),
             agent_tokens: BTreeMap::new(),
+            last_uses: BTreeMap::new(),
             presence: Presence::Pending,
             facts: HostFacts::default(),
             newest_report_at: None,
@@ -95,6 +102,30 @@ impl Inhabitant {
             containers_version: self.containers_version,
         };
         HostRecord { revision: self.revision, host: self.host.clone(), presence }
+    }
+
+    /// Notes a contact; the event that has to come of it. Archived hosts are passed over.
+    pub(super) fn hear(&mut self, contact: &Contact) -> Option<NewEvent> {
+        if self.host.is_archived() {
+            return None;
+        }
+        if self.agent_tokens.contains_key(&contact.token_id) {
+            let last_use = self.last_uses.entry(contact.token_id).or_insert(contact.at);
+            *last_use = contact.at.max(*last_use);
+        }
+        let before = self.presence;
+        self.presence = before.contact(contact.at);
+        came_online(contact, &self.host.tenant_id, self.host.kind, before, self.presence)
+    }
+
+    /// Makes a verdict of silence, if it holds; the event that has to come of it. Archived hosts are passed over.
+    pub(super) fn judge(&mut self, silence: &Silence) -> Option<NewEvent> {
+        if self.host.is_archived() {
+            return None;
+        }
+        let before = self.presence;
+        self.presence = before.silence(silence.at, silence.window);
+        went_silent(silence, &self.host.tenant_id, self.host.kind, before, self.presence)
     }
 
     /// Takes a report that is not stored yet.
@@ -172,6 +203,7 @@ impl World {
             all_agent_tokens: Vec::new(),
             claims: (0..12).map(|_| sample::hash()).collect(),
             last_position: Position::START,
+            shown_uses: BTreeMap::new(),
         }
     }
 
@@ -278,6 +310,38 @@ impl World {
         agree("a host", store.find_host(&HostLookup::Id(host_id)).await?, entry.map(Inhabitant::record))
     }
 
+    /// The host's agent tokens as they are listed, with last uses that lag by a minute at most and never go back.
+    pub(super) async fn tokens_agree(&mut self, store: &impl Store, host_id: HostId) -> Agreement {
+        let entry = self.hosts.get(&host_id);
+        let records = store.list_agent_tokens(&AgentTokenQuery::new(host_id, 500)).await?.items;
+        let tokens = entry.map_or(Vec::new(), |entry| entry.agent_tokens.values().cloned().collect());
+        agree("the agent tokens", records.iter().map(|record| record.token.clone()).collect(), tokens)?;
+        for AgentTokenRecord { token, last_used_at } in records {
+            let latest = entry.and_then(|entry| entry.last_uses.get(&token.id).copied());
+            let known = self.shown_uses.get(&token.id).copied();
+            let earliest = latest.map(|at| at.saturating_sub(GRAIN)).max(known);
+            if last_used_at < earliest || last_used_at > latest {
+                let (id, between) = (token.id, (earliest, latest));
+                return Err(Disagreement(format!("{id} was last used {last_used_at:?}, which is not in {between:?}")));
+            }
+            self.shown_uses.extend(last_used_at.map(|at| (token.id, at)));
+        }
+        Ok(())
+    }
+
+    /// The same by lineage.
+    async fn lineages_agree(&self, store: &impl Store, host_id: HostId) -> Agreement {
+        let tokens = || self.hosts.get(&host_id).into_iter().flat_map(|entry| entry.agent_tokens.values());
+        let lineages: BTreeSet<_> = tokens().map(|token| token.lineage_id).collect();
+        for lineage_id in lineages {
+            let query = AgentTokenQuery { lineage_id: Some(lineage_id), ..AgentTokenQuery::new(host_id, 500) };
+            let listed = store.list_agent_tokens(&query).await?.items.into_iter().map(|record| record.token);
+            let expected: Vec<_> = tokens().filter(|token| token.lineage_id == lineage_id).cloned().collect();
+            agree("the agent tokens of a lineage", listed.collect(), expected)?;
+        }
+        Ok(())
+    }
+
     /// What the store says of a hash that is presented.
     pub(super) async fn hash_agrees(&self, store: &impl Store, hash: &TokenHash) -> Agreement {
         let found = self.hosts.values().find_map(|entry| {
@@ -299,16 +363,15 @@ impl World {
     }
 
     /// Everything.
-    pub(super) async fn agrees_with(&self, store: &impl Store) -> Agreement {
+    pub(super) async fn agrees_with(&mut self, store: &impl Store) -> Agreement {
         let query = HostQuery { tenant_id: Some(self.tenant.clone()), ..HostQuery::new(Scope::All, 500) };
         let records = store.list_hosts(&query).await?.items;
         agree("the hosts", records, self.hosts.values().map(Inhabitant::record).collect())?;
-        for host in &self.all_hosts {
+        for host in self.all_hosts.clone() {
             self.host_agrees(store, host.id).await?;
+            self.tokens_agree(store, host.id).await?;
+            self.lineages_agree(store, host.id).await?;
             let entry = self.hosts.get(&host.id);
-            let query = AgentTokenQuery { host_id: host.id, after: None, limit: 500 };
-            let tokens = entry.map_or(Vec::new(), |entry| entry.agent_tokens.values().cloned().collect());
-            agree("the agent tokens", store.list_agent_tokens(&query).await?.items, tokens)?;
             let query = InstallTokenQuery { host_id: host.id, after: None, limit: 500 };
             let tokens = entry.map_or(Vec::new(), |entry| entry.install_tokens.values().cloned().collect());
             agree("the install tokens", store.list_install_tokens(&query).await?.items, tokens)?;

@@ -19,9 +19,9 @@ use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
 use crate::install_token::InstallToken;
 use crate::secret::TokenHash;
 use crate::store::{
-    AgentTokenQuery, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
-    EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
-    Revision, Silence, Store, StoreError, Subscription, TelemetryQuery, Tombstone,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
+    Credential, EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page,
+    Prune, Pruned, Revision, Silence, Store, StoreError, Subscription, TelemetryQuery, Tombstone,
 };
 use crate::telemetry::HostSnapshot;
 
@@ -86,6 +86,12 @@ struct InstallTokenEntry {
 struct AgentTokenEntry {
     token: AgentToken,
     last_used_at: Option<Timestamp>,
+}
+
+impl AgentTokenEntry {
+    fn record(&self) -> AgentTokenRecord {
+        AgentTokenRecord { token: self.token.clone(), last_used_at: self.last_used_at }
+    }
 }
 
 impl HostEntry {
@@ -172,11 +178,13 @@ impl Store for MemoryStore {
         Ok(page(ids.map(|id| state.install_tokens[id].token.clone()), query.limit))
     }
 
-    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentToken>, StoreError> {
+    async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError> {
         let state = self.state();
         let Some(entry) = state.hosts.get(&query.host_id) else { return Ok(page([].into_iter(), query.limit)) };
         let ids = entry.agent_tokens.range((after(query.after), Bound::Unbounded));
-        Ok(page(ids.map(|id| state.agent_tokens[id].token.clone()), query.limit))
+        let rows = ids.map(|id| &state.agent_tokens[id]);
+        let matching = rows.filter(|entry| query.lineage_id.is_none_or(|lineage| lineage == entry.token.lineage_id));
+        Ok(page(matching.map(AgentTokenEntry::record), query.limit))
     }
 
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
