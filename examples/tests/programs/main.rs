@@ -3,6 +3,7 @@
 mod accept;
 mod admin_token;
 mod crash;
+mod credentials;
 mod demo;
 mod postgres;
 mod readme;
