@@ -22,8 +22,9 @@ use crate::wire::{ExchangeReply, ExchangeRequest, ExchangedToken};
 impl Fleet {
     /// Exchanges an install token for an agent token. Public: the install token is the credential.
     ///
-    /// With a `claim` the request can be repeated for ever and is answered the same; without one the reply carries the
-    /// secret, and a reply that is lost needs a new install token. `remote` is the client's address, for the limit on
+    /// With a `claim` the request can be repeated until it is answered, and is answered the same as long as what it bought is
+    /// not refused. Without one the reply carries the secret: again for the same `idempotency_key` until it is first used;
+    /// without a key a reply that is lost needs a new install token. `remote` is the client's address, for the limit on
     /// refused exchanges; without one, all clients share one limit.
     ///
     /// Dropping the future leaves the token either consumed by this very claim, or not at all.
