@@ -247,6 +247,11 @@ impl AgentToken {
         matches!(self.state, AgentTokenState::Pending | AgentTokenState::Active { .. })
     }
 
+    /// Whether it ended since another took its place, which ends nothing that it has bought.
+    pub const fn was_replaced(&self) -> bool {
+        matches!(self.state, AgentTokenState::Retired { .. } | AgentTokenState::Displaced { .. })
+    }
+
     /// Judges the presented token by the first row of the rotation table that matches.
     pub fn judge(&self, host_archived: bool, request: Request, siblings: Siblings<'_>, now: Timestamp) -> Verdict {
         use Verdict::Refused;

@@ -280,24 +280,33 @@ const fn deleted(tombstone: Tombstone) -> AuthenticateError {
 pub(super) struct CutOff<'a> {
     fleet: &'a Inner,
     hashes: Vec<TokenHash>,
+    /// Whether they were all replaced by successors, and none cut off.
+    rotated: bool,
 }
 
 impl<'a> CutOff<'a> {
     /// Those of `tokens` that cannot act any more.
     pub(super) fn of(fleet: &'a Inner, tokens: &[AgentToken]) -> Self {
-        Self::new(fleet, tokens.iter().filter(|token| !token.is_live()).map(|token| token.hash).collect())
+        let ended = tokens.iter().filter(|token| !token.is_live());
+        let rotated = ended.clone().all(AgentToken::was_replaced);
+        Self { fleet, hashes: ended.map(|token| token.hash).collect(), rotated }
     }
 
+    /// Those that an administrator's act has ended.
     pub(super) const fn new(fleet: &'a Inner, hashes: Vec<TokenHash>) -> Self {
-        Self { fleet, hashes }
+        Self { fleet, hashes, rotated: false }
     }
 }
 
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
         // Raising the epoch for nothing would only throw away what others are reading.
-        if !self.hashes.is_empty() {
-            self.fleet.forget(&self.hashes);
+        if self.hashes.is_empty() {
+            return;
+        }
+        match self.rotated {
+            true => self.fleet.forget_rotated(&self.hashes),
+            false => self.fleet.forget(&self.hashes),
         }
     }
 }

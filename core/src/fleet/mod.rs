@@ -180,13 +180,19 @@ impl Admin<'_> {
 }
 
 impl Inner {
-    /// Makes the caches forget these agent tokens. Access tokens do not tell which of them bought them, so all go.
+    /// Makes the caches forget these agent tokens, some of which were cut off. Access tokens do not tell which of them
+    /// bought them, so all go.
     fn forget(&self, hashes: &[TokenHash]) {
-        self.cache.invalidate(hashes);
+        self.forget_rotated(hashes);
         #[cfg(feature = "access-tokens")]
         if let Some(access) = &self.access_tokens {
             access.cache.clear();
         }
+    }
+
+    /// Makes the caches forget these agent tokens, whose successors are in use: that ends no access token.
+    fn forget_rotated(&self, hashes: &[TokenHash]) {
+        self.cache.invalidate(hashes);
     }
 
     /// Makes the caches forget everything.

@@ -47,7 +47,7 @@ async fn follow(fleet: &Inner, timer: &impl Timer, subscription: &mut dyn Subscr
         let mut tick = timer.sleep(SYNC_INTERVAL);
         // The tick is asked first: a flood of changes must not keep the proof away.
         while let Either::Right((change, _)) = future::select(&mut tick, subscription.next()).await {
-            apply(fleet, change);
+            apply(fleet, change).await;
         }
     }
 }
@@ -65,15 +65,34 @@ async fn prove(fleet: &Inner, timer: &impl Timer, subscription: &mut dyn Subscri
         return false;
     }
     while let Some(change) = subscription.next().now_or_never() {
-        apply(fleet, change);
+        apply(fleet, change).await;
     }
     fleet.heard(asked_at);
     true
 }
 
-fn apply(fleet: &Inner, change: Change) {
+async fn apply(fleet: &Inner, change: Change) {
     match change {
-        Change::AgentTokens(hashes) => fleet.forget(&hashes),
+        Change::AgentTokens(hashes) => {
+            fleet.forget_rotated(&hashes);
+            #[cfg(feature = "access-tokens")]
+            if fleet.access_tokens.is_some() && !were_replaced(fleet, &hashes).await {
+                fleet.forget(&hashes);
+            }
+        }
         Change::Gap => fleet.forget_all(),
     }
+}
+
+/// Whether all of these were replaced by successors: then no access token has ended with them, and a rotation somewhere in
+/// the fleet does not cost every other host a read. What cannot be read counts as cut off.
+#[cfg(feature = "access-tokens")]
+async fn were_replaced(fleet: &Inner, hashes: &[crate::TokenHash]) -> bool {
+    for hash in hashes {
+        match fleet.store.authenticate(hash).await {
+            Ok(Some(crate::store::Known::Credential(credential))) if credential.token.was_replaced() => {}
+            _ => return false,
+        }
+    }
+    true
 }

@@ -235,6 +235,50 @@ async fn a_recognised_access_token_is_remembered_until_anything_is_cut_off() {
     assert!(watch.finds.load(SeqCst) > reads);
 }
 
+/// Here, and in a process that hears of it from the store.
+#[tokio::test]
+async fn a_rotation_of_another_host_costs_no_read_and_its_revocation_does() {
+    let store = Watched::default();
+    let watch = store.clone();
+    let world = World::with(store, |builder| builder.access_tokens(issuer("enlist"))).running().await;
+    let (_, token) = world.refreshing("a").await;
+    let access = world.access(&token).await;
+    let (other, mut rotating) = world.in_use("b").await;
+    let told = async || {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    told().await;
+    assert_eq!(world.work(&access).await, None);
+    let reads = watch.finds.load(SeqCst);
+    for _ in 0..10 {
+        rotating = world.rotated(&rotating).await;
+        told().await;
+        assert_eq!(world.work(&access).await, None);
+    }
+    assert_eq!(watch.finds.load(SeqCst), reads);
+    world.fleet.admin(&world.root).revoke_agent_tokens(other).await.unwrap();
+    told().await;
+    assert_eq!(world.work(&access).await, None);
+    assert!(watch.finds.load(SeqCst) > reads);
+}
+
+#[tokio::test]
+async fn a_revocation_by_another_process_ends_access_tokens_as_soon_as_it_is_told() {
+    let store = MemoryStore::new();
+    let elsewhere = World::with(store.clone(), |builder| builder);
+    let world = World::with(store, |builder| builder.access_tokens(issuer("enlist"))).running().await;
+    let (host_id, token) = world.refreshing("a").await;
+    let access = world.access(&token).await;
+    assert_eq!(world.work(&access).await, None);
+    elsewhere.fleet.admin(&elsewhere.root).revoke_agent_tokens(host_id).await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.work(&access).await, stale());
+}
+
 #[tokio::test]
 async fn an_expired_refresh_token_can_still_rotate() {
     let mut limits = Limits::default();
