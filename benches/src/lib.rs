@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+pub mod baseline;
+pub mod clock;
+pub mod floor;
+pub mod load;
+pub mod process;
+pub mod report;
+pub mod statistics;
+
+/// What the programs end with when something is not as it should be.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;

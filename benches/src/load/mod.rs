@@ -1,0 +1,214 @@
+//! Load from outside: connections that report one after the other, each for hosts of its own.
+
+mod client;
+mod compare;
+mod count;
+mod enrol;
+mod target;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use tokio::task::JoinSet;
+
+use crate::report::{Report, Scattered};
+use crate::statistics::percentile;
+use crate::{Error, clock, process};
+use client::Client;
+
+pub use compare::{Comparison, compare};
+pub use enrol::enrol;
+pub use target::{Engine, PostgresServer, postgres_server};
+
+/// What to do to a server.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The token of each host; at least as many as connections.
+    pub tokens: Arc<[String]>,
+    /// How many report at a time, each on a connection that is kept.
+    pub connections: usize,
+    /// Load that is not measured.
+    pub warm_up: Duration,
+    /// Load that is.
+    pub duration: Duration,
+    /// The server's process, to tell what it used.
+    pub server_pid: Option<u32>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Reports that were acknowledged as new, the warm-up included.
+    pub acknowledged: u64,
+    /// Requests without an answer, which may have been stored or not.
+    pub unknown: u64,
+    /// From sending to the whole answer in microseconds, rising; of reports that were acknowledged while measuring.
+    pub latencies: Vec<u32>,
+    /// How long was measured.
+    pub window: Duration,
+    /// Everything else that was answered, by status, the warm-up included.
+    pub errors: BTreeMap<String, u64>,
+    /// What the server used while measuring.
+    pub server_cpu: Option<Duration>,
+}
+
+impl Outcome {
+    /// Acknowledged while measuring, by second.
+    pub fn rate(&self) -> f64 {
+        self.latencies.len() as f64 / self.window.as_secs_f64()
+    }
+
+    /// What the server used for a report, in microseconds.
+    pub fn cpu_micros(&self) -> Option<f64> {
+        let cpu = self.server_cpu?;
+        (!self.latencies.is_empty()).then(|| cpu.as_secs_f64() * 1e6 / self.latencies.len() as f64)
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} reports/s", self.rate())?;
+        for (name, per_mille) in [("p50", 500), ("p95", 950), ("p99", 990), ("max", 1_000)] {
+            if let Some(micros) = percentile(&self.latencies, per_mille) {
+                write!(f, ", {name} {:.1} ms", f64::from(micros) / 1e3)?;
+            }
+        }
+        match self.cpu_micros() {
+            Some(micros) => write!(f, ", server CPU {micros:.0} µs a report")?,
+            None => write!(f, ", server CPU not known")?,
+        }
+        let errors: u64 = self.errors.values().sum::<u64>() + self.unknown;
+        write!(f, ", {errors} errors")?;
+        for (status, count) in &self.errors {
+            write!(f, ", {count} × {status}")?;
+        }
+        if self.unknown > 0 {
+            write!(f, ", {} without an answer", self.unknown)?;
+        }
+        Ok(())
+    }
+}
+
+/// When is measured.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    from: Instant,
+    to: Instant,
+}
+
+/// What one connection saw.
+#[derive(Debug, Default)]
+struct Seen {
+    acknowledged: u64,
+    unknown: u64,
+    latencies: Vec<u32>,
+    errors: BTreeMap<String, u64>,
+}
+
+/// Loads a server until the time is over and every request has its answer.
+///
+/// # Errors
+/// When a connection cannot be made at first, or the server's process is not there. Refusals are counted, not errors.
+pub async fn run(plan: &Plan) -> Result<Outcome, Error> {
+    if plan.connections == 0 || plan.tokens.len() < plan.connections {
+        return Err("each connection needs a host of its own".into());
+    }
+    let mut clients = Vec::with_capacity(plan.connections);
+    for _ in 0..plan.connections {
+        clients.push(Client::connect(plan.address).await?);
+    }
+    let from = clock::instant() + plan.warm_up;
+    let window = Window { from, to: from + plan.duration };
+    let mut connections = JoinSet::new();
+    for (number, client) in clients.into_iter().enumerate() {
+        // A host's reports go out one after the other, as from an agent.
+        let hosts: Vec<u32> = (number..plan.tokens.len()).step_by(plan.connections).map(|host| host as u32).collect();
+        let order = Scattered::new(hosts, number as u64);
+        connections.spawn(connection(client, plan.address, Arc::clone(&plan.tokens), order, window));
+    }
+    tokio::time::sleep_until(window.from.into()).await;
+    let cpu_before = plan.server_pid.map(process::cpu_time).transpose()?;
+    tokio::time::sleep_until(window.to.into()).await;
+    let cpu_after = plan.server_pid.map(process::cpu_time).transpose()?;
+
+    let mut all = Seen::default();
+    while let Some(seen) = connections.join_next().await {
+        let seen = seen?;
+        all.acknowledged += seen.acknowledged;
+        all.unknown += seen.unknown;
+        all.latencies.extend(seen.latencies);
+        for (status, count) in seen.errors {
+            *all.errors.entry(status).or_default() += count;
+        }
+    }
+    all.latencies.sort_unstable();
+    Ok(Outcome {
+        acknowledged: all.acknowledged,
+        unknown: all.unknown,
+        latencies: all.latencies,
+        window: plan.duration,
+        errors: all.errors,
+        server_cpu: cpu_after.zip(cpu_before).map(|(after, before)| after.saturating_sub(before)),
+    })
+}
+
+async fn connection(
+    mut client: Client,
+    address: SocketAddr,
+    tokens: Arc<[String]>,
+    mut order: Scattered,
+    window: Window,
+) -> Seen {
+    let mut seen = Seen::default();
+    let mut sequences = vec![0_u32; tokens.len()];
+    let mut times = vec![0_i64; tokens.len()];
+    let mut body = String::with_capacity(4_096);
+    while clock::instant() < window.to {
+        let host = order.next_host();
+        let place = host as usize;
+        sequences[place] += 1;
+        // Now, and later than the host's last one.
+        times[place] = clock::unix_micros().max(times[place] + 1);
+        body.clear();
+        Report::new(host, sequences[place], times[place]).write_json(&mut body);
+        let sent = clock::instant();
+        let answer = client.post("/v1/agent/telemetry", &tokens[place], Bytes::copy_from_slice(body.as_bytes())).await;
+        let answered = clock::instant();
+        match answer {
+            Ok((StatusCode::OK, reply)) if says_accepted(&reply) => {
+                seen.acknowledged += 1;
+                if (window.from..window.to).contains(&answered) {
+                    let micros = answered.duration_since(sent).as_micros();
+                    seen.latencies.push(u32::try_from(micros).unwrap_or(u32::MAX));
+                }
+            }
+            Ok((status, _)) => {
+                let status = if status == StatusCode::OK { "200, not accepted".to_owned() } else { status.to_string() };
+                *seen.errors.entry(status).or_default() += 1;
+                // One that is refused is not to become a busy loop.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(_) => {
+                seen.unknown += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                match Client::connect(address).await {
+                    Ok(new) => client = new,
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+    seen
+}
+
+/// A duplicate is acknowledged too, but nothing was stored.
+fn says_accepted(reply: &[u8]) -> bool {
+    const WORD: &[u8] = b"\"accepted\"";
+    reply.windows(WORD.len()).any(|window| window == WORD)
+}
