@@ -239,3 +239,27 @@ async fn a_refused_refresh_token_is_a_refused_credential() {
         assert_eq!(file(home.path()), before);
     }
 }
+
+/// What is worked with is an access token then, so that replies to reports do not say it.
+#[tokio::test]
+async fn a_server_that_asks_for_a_rotation_with_an_access_token_gets_one() {
+    for asks in [false, true] {
+        let (home, secret) = refresh_home().await;
+        let clock = MovingTimer::new().clock.clone();
+        let end = clock.now().saturating_add(LIFE);
+        let server = Server::start(move |n, asked| match asked.path.as_str() {
+            "/v1/agent/token/refresh" => ok(serde_json::json!({
+                "access_token": format!("head.{n}.signature"), "expires_at": end, "rotate": asks,
+            })),
+            "/v1/agent/token/rotate" => proposed(),
+            "/v1/agent/self" => who_refreshes(),
+            _ => acknowledged(),
+        })
+        .await;
+        let session = refreshing(&server, home.path(), &clock).await;
+        for _ in 0..2 {
+            heartbeat(&session, &server).await.expect("a permit").expect("served");
+        }
+        assert_eq!(file(home.path())["installed"]["token"] != secret.as_str(), asks, "{:?}", server.paths());
+    }
+}

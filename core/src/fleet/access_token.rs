@@ -2,8 +2,8 @@
 //! cut off.
 
 use crate::access_token::{HostClaims, HostClaimsDraft, Issuer, Jwks, Verifier, looks_like_jwt};
-use crate::agent_token::{CredentialKind, Refusal};
-use crate::fleet::authenticate::AgentIdentity;
+use crate::agent_token::{CredentialKind, Refusal, Request, Siblings, Verdict};
+use crate::fleet::authenticate::{AgentIdentity, Held};
 use crate::fleet::cache::CredentialCache;
 use crate::fleet::error::{AuthenticateError, RefreshError};
 use crate::fleet::limits::Limits;
@@ -50,12 +50,13 @@ impl Fleet {
         let hash = presented.hash();
         let mut refresh_token = None;
         if request.claim.is_some() || request.rotate {
-            let token = fleet.held(&hash).await?.token;
+            let Held { host, token, .. } = fleet.held(&hash).await?;
             if token.kind != CredentialKind::Refresh {
                 return Err(RefreshError::NotARefreshToken);
             }
             // It can propose and buys nothing: the successor would be lost with the refusal.
-            if token.is_live() && token.is_expired(fleet.now()) {
+            let served = token.judge(host.is_archived(), Request::Serve, Siblings::default(), fleet.now());
+            if served == Verdict::Refused(Refusal::Expired) {
                 return Err(AuthenticateError::Refused(token.id, Refusal::Expired).into());
             }
             let proposed = fleet.propose(&presented, request.claim, key).await?;
