@@ -1,6 +1,7 @@
 //! A container of a host, as its agent describes it.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +56,7 @@ pub struct Container {
 }
 
 /// A port that a container publishes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Port {
     /// Inside the container.
     pub container_port: u16,
@@ -99,9 +100,38 @@ pub struct ContainerMetrics {
     pub pids: Option<u64>,
 }
 
+/// What is said of a container, whatever it uses: what its row keeps.
+#[derive(PartialEq, Eq, Hash)]
+struct Description<'a> {
+    container_id: &'a str,
+    name: &'a str,
+    image: &'a str,
+    image_tag: Option<&'a str>,
+    state: &'a str,
+    health: Option<&'a str>,
+    restarts: Option<u64>,
+    exit_code: Option<i64>,
+    oom_killed: Option<bool>,
+    ports: &'a [Port],
+    labels: &'a BTreeMap<String, String>,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    error: Option<&'a str>,
+}
+
 impl Container {
     /// Whether the two say the same of the container, whatever it uses: then its row need not be rewritten.
     pub fn describes_same(&self, other: &Self) -> bool {
+        self.description() == other.description()
+    }
+
+    /// Hashes what is said of the container: the same for two that [describe the same](Self::describes_same).
+    pub fn hash_description(&self, state: &mut impl Hasher) {
+        self.description().hash(state);
+    }
+
+    fn description(&self) -> Description<'_> {
+        // Taken apart, so that a field that is added cannot be forgotten here.
         let Self {
             container_id,
             name,
@@ -119,19 +149,21 @@ impl Container {
             error,
             metrics: _,
         } = self;
-        *container_id == other.container_id
-            && *name == other.name
-            && *image == other.image
-            && *image_tag == other.image_tag
-            && *state == other.state
-            && *health == other.health
-            && *restarts == other.restarts
-            && *exit_code == other.exit_code
-            && *oom_killed == other.oom_killed
-            && *ports == other.ports
-            && *labels == other.labels
-            && *started_at == other.started_at
-            && *finished_at == other.finished_at
-            && *error == other.error
+        Description {
+            container_id,
+            name,
+            image,
+            image_tag: image_tag.as_deref(),
+            state,
+            health: health.as_deref(),
+            restarts: *restarts,
+            exit_code: *exit_code,
+            oom_killed: *oom_killed,
+            ports,
+            labels,
+            started_at: *started_at,
+            finished_at: *finished_at,
+            error: error.as_deref(),
+        }
     }
 }

@@ -28,11 +28,16 @@ pub(crate) enum Alphabet {
 impl Alphabet {
     fn admits(self, text: &str) -> bool {
         match self {
-            Self::Printable => !text.chars().any(char::is_control) && text.trim().len() == text.len(),
+            Self::Printable => is_graphic_ascii(text) || !text.chars().any(char::is_control) && text.trim() == text,
             Self::Slug => text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/=-".contains(&b)),
             Self::Metric => text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
         }
     }
+}
+
+/// Most texts, told by their bytes: reports hold dozens of them.
+fn is_graphic_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl fmt::Display for Alphabet {

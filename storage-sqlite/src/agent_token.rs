@@ -4,7 +4,7 @@ use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use enlist_core::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RetiredBy, RevokeReason};
-use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, Page, Tombstone};
+use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, LAST_USE_GRAIN, Page, Tombstone};
 use enlist_core::{AgentTokenId, HostId, Timestamp, TokenHash};
 
 use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
@@ -205,27 +205,20 @@ pub(crate) fn put(connection: &mut SqliteConnection, host_id: HostId, tokens: &[
     Ok(())
 }
 
-/// Notes that a token of the host was used at `at`, unless a use since `fresh_since` is known: then the row is not
-/// rewritten. Never goes back.
+/// Notes that a token of the host was used at `at`, unless a use that is hardly older is known: then the row is not
+/// rewritten. Never goes back. Says whether it was written.
 pub(crate) fn note_use(
-    connection: &mut SqliteConnection,
+    transaction: &rusqlite::Transaction<'_>,
     host_id: HostId,
     id: AgentTokenId,
     at: Timestamp,
-    fresh_since: Timestamp,
-) -> Result<(), Failure> {
-    let known = agent_tokens::table
-        .find(Id::from(id))
-        .filter(agent_tokens::host_id.eq(Id::from(host_id)))
-        .select(agent_tokens::last_used_at)
-        .get_result::<Option<At>>(connection)
-        .optional()?;
-    let Some(last_used_at) = known else { return Ok(()) };
-    if last_used_at.is_none_or(|last| last.0 < fresh_since) {
-        let token = agent_tokens::table.find(Id::from(id));
-        diesel::update(token).set(agent_tokens::last_used_at.eq(At(at))).execute(connection)?;
-    }
-    Ok(())
+) -> Result<bool, Failure> {
+    const USED: &str = "
+        UPDATE agent_tokens SET last_used_at = ?3
+        WHERE id = ?1 AND host_id = ?2 AND (last_used_at IS NULL OR last_used_at < ?4)";
+    let fresh_since = At(at.saturating_sub(LAST_USE_GRAIN));
+    let mut statement = transaction.prepare_cached(USED)?;
+    Ok(statement.execute(rusqlite::params![Id::from(id), Id::from(host_id), At(at), fresh_since])? > 0)
 }
 
 /// `list_agent_tokens`.

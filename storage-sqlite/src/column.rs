@@ -10,11 +10,22 @@ use diesel::serialize::{self, IsNull, Output, ToSql};
 use diesel::sql_types::{BigInt, Binary, Double};
 use diesel::sqlite::Sqlite;
 use enlist_core::{AgentTokenId, EventId, HostId, InstallTokenId, LineageId, Timestamp, TokenHash};
+use rusqlite::types::{FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::error::Failure;
+
+/// What a column cannot hold, for the connection of reports.
+fn refused(why: &'static str) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(why.into())
+}
+
+/// What a column should not hold.
+fn unreadable(why: &'static str) -> FromSqlError {
+    FromSqlError::Other(why.into())
+}
 
 type Raw<'a> = <Sqlite as Backend>::RawValue<'a>;
 
@@ -33,6 +44,12 @@ impl ToSql<Binary, Sqlite> for Id {
 impl FromSql<Binary, Sqlite> for Id {
     fn from_sql(mut value: Raw<'_>) -> deserialize::Result<Self> {
         Uuid::from_slice(value.read_blob()).map(Self).map_err(|_| "an id is 16 bytes".into())
+    }
+}
+
+impl rusqlite::ToSql for Id {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.as_bytes().as_slice().into())
     }
 }
 
@@ -92,6 +109,19 @@ impl FromSql<BigInt, Sqlite> for At {
     }
 }
 
+impl rusqlite::ToSql for At {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.unix_micros().into())
+    }
+}
+
+impl rusqlite::types::FromSql for At {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let at = Timestamp::from_unix_micros(value.as_i64()?);
+        at.map(Self).ok_or_else(|| unreadable("a time lies within the years 1970-9999"))
+    }
+}
+
 /// A size, a counter, a revision: 0 to 2^63 - 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, AsExpression, FromSqlRow)]
 #[diesel(sql_type = BigInt)]
@@ -107,6 +137,18 @@ impl ToSql<BigInt, Sqlite> for Count {
 impl FromSql<BigInt, Sqlite> for Count {
     fn from_sql(mut value: Raw<'_>) -> deserialize::Result<Self> {
         u64::try_from(value.read_long()).map(Self).map_err(|_| "a counter is not negative".into())
+    }
+}
+
+impl rusqlite::ToSql for Count {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(i64::try_from(self.0).map_err(|_| refused("a counter is at most 2^63 - 1"))?.into())
+    }
+}
+
+impl rusqlite::types::FromSql for Count {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        u64::try_from(value.as_i64()?).map(Self).map_err(|_| unreadable("a counter is not negative"))
     }
 }
 
@@ -129,6 +171,26 @@ impl FromSql<Double, Sqlite> for Real {
     fn from_sql(mut value: Raw<'_>) -> deserialize::Result<Self> {
         Ok(Self(value.read_double()))
     }
+}
+
+impl rusqlite::ToSql for Real {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        if !self.0.is_finite() {
+            return Err(refused("a measured number is finite"));
+        }
+        Ok(self.0.into())
+    }
+}
+
+impl rusqlite::types::FromSql for Real {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_f64().map(Self)
+    }
+}
+
+/// Reads a text column of a report's connection, without a copy.
+pub(crate) fn text<'a>(row: &'a rusqlite::Row<'_>, place: usize) -> Result<Option<&'a str>, Failure> {
+    row.get_ref(place)?.as_str_or_null().map_err(|_| Failure::Corrupt("a column of texts holds something else"))
 }
 
 /// Reads a bounded text back. The error is ours, since its own could repeat the text.

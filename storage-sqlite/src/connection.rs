@@ -1,14 +1,15 @@
 //! Where the database is, and how a connection to it is prepared.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::result::Error as EngineError;
 use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types};
 use enlist_core::store::StoreError;
 
-use crate::error::unavailable;
+use crate::error::{Failure, unavailable};
 
 /// How long a connection waits for the lock of another process. Within one store nobody waits: it has one writer.
 const BUSY_TIMEOUT_MS: u32 = 5_000;
@@ -19,8 +20,8 @@ const WAL_ATTEMPTS: u32 = BUSY_TIMEOUT_MS / 50;
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// In memory, for as long as its one connection lives.
-    Memory,
+    /// In memory, for as long as any connection to it lives; each store has its own.
+    Memory(u64),
     /// In this file.
     File(String),
 }
@@ -31,7 +32,8 @@ impl Location {
         let stripped = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
         let path = stripped.unwrap_or(url);
         if path == ":memory:" {
-            return Ok(Self::Memory);
+            static NEXT: AtomicU64 = AtomicU64::new(0);
+            return Ok(Self::Memory(NEXT.fetch_add(1, Ordering::Relaxed)));
         }
         if path.is_empty() || path.contains('\0') {
             return Err(unavailable("the database URL names no file"));
@@ -44,52 +46,112 @@ impl Location {
         Ok(Self::File(if is_url { format!("./{path}") } else { path.to_owned() }))
     }
 
-    /// Opens the connection that writes, making the file if there is none.
-    pub(crate) fn open_writer(&self) -> Result<SqliteConnection, StoreError> {
-        let mut connection = self.open()?;
-        if matches!(self, Self::File(_)) {
-            switch_to_wal(&mut connection)?;
-        }
-        // synchronous=FULL: in WAL mode anything less loses acknowledged commits with the power.
-        // wal_autocheckpoint: 16 MiB of pages, so that a steady ingest folds them back in large, rare steps.
-        // journal_size_limit: what one large transaction grew is given back to the disk.
-        // cache_size: negative, in KiB.
-        connection
-            .batch_execute(
-                "PRAGMA synchronous = FULL;
-                 PRAGMA foreign_keys = ON;
-                 PRAGMA wal_autocheckpoint = 4096;
-                 PRAGMA journal_size_limit = 67108864;
-                 PRAGMA cache_size = -16384;
-                 PRAGMA temp_store = MEMORY;",
-            )
-            .map_err(unavailable_engine)?;
-        Ok(connection)
+    /// Whether it is lost with its last connection.
+    pub(crate) const fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory(_))
     }
 
-    /// Opens a connection that only reads. The file has to be in WAL mode already.
-    pub(crate) fn open_reader(&self) -> Result<SqliteConnection, StoreError> {
-        let mut connection = self.open()?;
-        connection
-            .batch_execute(
-                "PRAGMA query_only = ON;
-                 PRAGMA cache_size = -4096;
-                 PRAGMA temp_store = MEMORY;",
-            )
-            .map_err(unavailable_engine)?;
-        Ok(connection)
-    }
-
-    fn open(&self) -> Result<SqliteConnection, StoreError> {
-        let path = match self {
-            Self::Memory => ":memory:",
-            Self::File(path) => path,
-        };
+    fn open(&self, role: Role) -> Result<SqliteConnection, StoreError> {
         // The engine's own words name no path here: `unable to open database file`.
-        let mut connection = SqliteConnection::establish(path).map_err(unavailable)?;
+        let mut connection = SqliteConnection::establish(&self.name()).map_err(unavailable)?;
         // First of all: everything after it may meet another process's lock.
         connection.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS};")).map_err(unavailable_engine)?;
+        if role == Role::Writer && !self.is_memory() {
+            switch_to_wal(&mut connection)?;
+        }
+        connection.batch_execute(role.settings()).map_err(unavailable_engine)?;
         Ok(connection)
+    }
+
+    fn open_for_reports(&self, role: Role) -> Result<rusqlite::Connection, Failure> {
+        let connection = rusqlite::Connection::open(self.name())?;
+        connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS.into()))?;
+        connection.execute_batch(role.settings())?;
+        Ok(connection)
+    }
+
+    fn name(&self) -> String {
+        match self {
+            // A name that connections of this process share, and no file.
+            Self::Memory(number) => format!("file:/enlist-{number}?vfs=memdb"),
+            Self::File(path) => path.clone(),
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Everything. There is one thread that writes.
+    Writer,
+    /// Reading only. The file has to be in WAL mode already.
+    Reader,
+}
+
+impl Role {
+    // synchronous=FULL: in WAL mode anything less loses acknowledged commits with the power.
+    // wal_autocheckpoint: 64 MiB of pages, so that a steady ingest folds them back in large, rare steps.
+    // journal_size_limit: what one large transaction grew is given back to the disk.
+    // cache_size: negative, in KiB.
+    const fn settings(self) -> &'static str {
+        match self {
+            Self::Writer => {
+                "PRAGMA synchronous = FULL;
+                 PRAGMA foreign_keys = ON;
+                 PRAGMA wal_autocheckpoint = 16384;
+                 PRAGMA journal_size_limit = 67108864;
+                 PRAGMA cache_size = -16384;
+                 PRAGMA temp_store = MEMORY;"
+            }
+            Self::Reader => {
+                "PRAGMA query_only = ON;
+                 PRAGMA cache_size = -4096;
+                 PRAGMA temp_store = MEMORY;"
+            }
+        }
+    }
+}
+
+/// What a thread talks to the database by: diesel for what is typed and rare, and for reports, of which there are
+/// thousands a second, statements that stay prepared. The two never have a transaction at the same time.
+pub(crate) struct Connections {
+    location: Location,
+    role: Role,
+    pub(crate) diesel: SqliteConnection,
+    /// Opened when it is first needed.
+    reports: Option<rusqlite::Connection>,
+}
+
+impl Connections {
+    /// Opens the database, making the file if there is none and it is to be written.
+    pub(crate) fn open(location: &Location, role: Role) -> Result<Self, StoreError> {
+        Ok(Self { location: location.clone(), role, diesel: location.open(role)?, reports: None })
+    }
+
+    /// The connection of reports.
+    pub(crate) fn reports(&mut self) -> Result<&mut rusqlite::Connection, Failure> {
+        let connection = match self.reports.take() {
+            Some(connection) => connection,
+            None => self.location.open_for_reports(self.role)?,
+        };
+        Ok(self.reports.insert(connection))
+    }
+
+    /// A connection whose transaction could neither be committed nor rolled back is good for nothing any more. Closing
+    /// it rolls back; until another can be opened, what is asked of it fails.
+    pub(crate) fn replace_broken(&mut self) {
+        if self.reports.as_ref().is_some_and(|connection| !connection.is_autocommit()) {
+            self.reports = None;
+        }
+        // Not in memory: there it may be the only one that still holds the data.
+        let broken = <AnsiTransactionManager as TransactionManager<SqliteConnection>>::is_broken_transaction_manager;
+        if self.location.is_memory() || !broken(&mut self.diesel) {
+            return;
+        }
+        match self.location.open(self.role) {
+            Ok(fresh) => self.diesel = fresh,
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot open the database again"),
+        }
     }
 }
 
@@ -127,7 +189,7 @@ fn is_locked(error: &EngineError) -> bool {
 }
 
 fn unavailable_engine(error: EngineError) -> StoreError {
-    crate::error::Failure::from(error).into()
+    Failure::from(error).into()
 }
 
 #[cfg(test)]
@@ -145,8 +207,9 @@ mod tests {
         assert_eq!(parse("sqlite:///var/lib/enlist.db"), file("/var/lib/enlist.db"));
         assert_eq!(parse("sqlite:enlist.db"), file("enlist.db"));
         assert_eq!(parse("some dir/enlist.db"), file("some dir/enlist.db"));
-        assert_eq!(parse("sqlite::memory:"), Location::Memory);
-        assert_eq!(parse(":memory:"), Location::Memory);
+        assert!(parse("sqlite::memory:").is_memory());
+        // Each its own.
+        assert_ne!(parse(":memory:"), parse(":memory:"));
         assert_eq!(parse("file:odd.db"), file("./file:odd.db"));
     }
 

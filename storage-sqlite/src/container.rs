@@ -4,17 +4,18 @@ use std::collections::{HashMap, HashSet};
 
 use diesel::prelude::*;
 use enlist_core::container::{Container, ContainerMetrics};
-use enlist_core::store::{ContainerQuery, ContainerRecord, Page};
+use enlist_core::store::{ContainerQuery, ContainerRecord, Described, DescribedCache, Page};
 use enlist_core::{HostId, Timestamp};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use crate::column::{At, Count, Id, Real, from_json, overread, required, to_json};
 use crate::error::Failure;
 use crate::presence::PresenceRow;
 use crate::schema::{container_metric_snapshots, containers, host_presence};
 
-/// What a report says of a container: the columns of `containers` that a changed description rewrites.
-#[derive(Debug, Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = containers, treat_none_as_default_value = false, treat_none_as_null = true)]
+/// What a report says of a container, as it is read.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = containers)]
 #[diesel(check_for_backend(diesel::sqlite::Sqlite))]
 struct DescriptionRow {
     container_id: String,
@@ -37,30 +38,6 @@ struct DescriptionRow {
 }
 
 impl DescriptionRow {
-    fn of(container: &Container, first_seen_at: At, last_seen_at: At) -> Result<Self, Failure> {
-        let ports = (!container.ports.is_empty()).then(|| to_json(&container.ports)).transpose()?;
-        let labels = (!container.labels.is_empty()).then(|| to_json(&container.labels)).transpose()?;
-        Ok(Self {
-            container_id: container.container_id.clone(),
-            name: Some(container.name.clone()),
-            image: Some(container.image.clone()),
-            image_tag: container.image_tag.clone(),
-            state: Some(container.state.clone()),
-            health: container.health.clone(),
-            restarts: container.restarts.map(Count),
-            exit_code: container.exit_code,
-            oom_killed: container.oom_killed,
-            ports,
-            labels,
-            started_at: container.started_at.map(At),
-            finished_at: container.finished_at.map(At),
-            error: container.error.clone(),
-            first_seen_at: Some(first_seen_at),
-            last_seen_at: Some(last_seen_at),
-            removed_at: None,
-        })
-    }
-
     fn decode(self, metrics: Option<ContainerMetrics>) -> Result<ContainerRecord, Failure> {
         let container = Container {
             container_id: self.container_id,
@@ -89,10 +66,10 @@ impl DescriptionRow {
 }
 
 /// A container's numbers: the columns of `container_metric_snapshots` behind its key.
-#[derive(Debug, Clone, Copy, Queryable, Selectable, Insertable)]
-#[diesel(table_name = container_metric_snapshots, treat_none_as_default_value = false)]
+#[derive(Debug, Clone, Copy, Queryable, Selectable)]
+#[diesel(table_name = container_metric_snapshots)]
 #[diesel(check_for_backend(diesel::sqlite::Sqlite))]
-pub(crate) struct ContainerMetricsRow {
+struct ContainerMetricsRow {
     cpu_cores: Option<Real>,
     memory_used_bytes: Option<Count>,
     memory_limit_bytes: Option<Count>,
@@ -101,21 +78,6 @@ pub(crate) struct ContainerMetricsRow {
     block_read_bytes: Option<Count>,
     block_write_bytes: Option<Count>,
     pids: Option<Count>,
-}
-
-impl From<ContainerMetrics> for ContainerMetricsRow {
-    fn from(metrics: ContainerMetrics) -> Self {
-        Self {
-            cpu_cores: metrics.cpu_cores.map(Real),
-            memory_used_bytes: metrics.memory_used_bytes.map(Count),
-            memory_limit_bytes: metrics.memory_limit_bytes.map(Count),
-            network_rx_bytes: metrics.network_rx_bytes.map(Count),
-            network_tx_bytes: metrics.network_tx_bytes.map(Count),
-            block_read_bytes: metrics.block_read_bytes.map(Count),
-            block_write_bytes: metrics.block_write_bytes.map(Count),
-            pids: metrics.pids.map(Count),
-        }
-    }
 }
 
 impl From<ContainerMetricsRow> for ContainerMetrics {
@@ -154,57 +116,72 @@ struct Other {
 #[derive(Debug)]
 struct Present {
     key: i64,
-    first_seen_at: At,
     last_seen_at: At,
     container: Container,
 }
 
 impl Containers {
     /// One statement: every container of the host that is not removed.
-    pub(crate) fn load(connection: &mut SqliteConnection, host_id: HostId) -> Result<Self, Failure> {
+    pub(crate) fn load(transaction: &Transaction<'_>, host_id: HostId) -> Result<Self, Failure> {
+        const PRESENT: &str = "
+            SELECT container_key, container_id, name, image, image_tag, state, health, restarts, exit_code, oom_killed,
+                   ports, labels, started_at, finished_at, error, first_seen_at, last_seen_at
+            FROM containers WHERE host_id = ? AND removed_at IS NULL AND name IS NOT NULL";
         let host_id = Id::from(host_id);
-        let rows = containers::table
-            .filter(containers::host_id.eq(host_id))
-            .filter(containers::removed_at.is_null())
-            .filter(containers::name.is_not_null())
-            .select((containers::container_key, DescriptionRow::as_select()))
-            .load::<(i64, DescriptionRow)>(connection)?;
-        let present = rows
-            .into_iter()
-            .map(|(key, row)| {
-                let ContainerRecord { container, first_seen_at, last_seen_at, .. } = row.decode(None)?;
-                let id = container.container_id.clone();
-                Ok((id, Present { key, first_seen_at: At(first_seen_at), last_seen_at: At(last_seen_at), container }))
-            })
-            .collect::<Result<_, Failure>>()?;
+        let mut statement = transaction.prepare_cached(PRESENT)?;
+        let mut rows = statement.query([host_id])?;
+        let mut present = HashMap::new();
+        while let Some(row) = rows.next()? {
+            let row_of = DescriptionRow {
+                container_id: row.get(1)?,
+                name: row.get(2)?,
+                image: row.get(3)?,
+                image_tag: row.get(4)?,
+                state: row.get(5)?,
+                health: row.get(6)?,
+                restarts: row.get(7)?,
+                exit_code: row.get(8)?,
+                oom_killed: row.get(9)?,
+                ports: row.get(10)?,
+                labels: row.get(11)?,
+                started_at: row.get(12)?,
+                finished_at: row.get(13)?,
+                error: row.get(14)?,
+                first_seen_at: row.get(15)?,
+                last_seen_at: row.get(16)?,
+                removed_at: None,
+            };
+            let ContainerRecord { container, last_seen_at, .. } = row_of.decode(None)?;
+            let known = Present { key: row.get(0)?, last_seen_at: At(last_seen_at), container };
+            present.insert(known.container.container_id.clone(), known);
+        }
         Ok(Self { host_id, present, others: HashMap::new() })
+    }
+
+    /// What the rows say now.
+    pub(crate) fn described(&self, cache: &DescribedCache<i64>) -> Described<i64> {
+        Described::new(self.present.values().map(|known| (cache.fingerprint(&known.container), known.key)))
     }
 
     /// Takes over what a report says that is newer than all before it, and arrived at `at`. Returns whether that
     /// wrote any row.
     pub(crate) fn describe(
         &mut self,
-        connection: &mut SqliteConnection,
+        transaction: &Transaction<'_>,
         reported: &[Container],
         at: Timestamp,
     ) -> Result<bool, Failure> {
         let mut changed = false;
         for container in reported {
-            match self.present.get_mut(&container.container_id) {
-                Some(known) if known.container.describes_same(container) => {}
-                Some(known) => {
-                    let row = DescriptionRow::of(container, known.first_seen_at, At(at))?;
-                    diesel::update(containers::table.find(known.key)).set(&row).execute(connection)?;
-                    known.last_seen_at = At(at);
-                    known.container.clone_from(container);
-                    changed = true;
-                }
-                None => {
-                    let known = self.begin(connection, container, At(at))?;
-                    self.present.insert(container.container_id.clone(), known);
-                    changed = true;
-                }
+            let known = self.present.get(&container.container_id);
+            if known.is_some_and(|known| known.container.describes_same(container)) {
+                continue;
             }
+            let key = self.put(transaction, container, At(at))?;
+            let known =
+                Present { key, last_seen_at: At(at), container: Container { metrics: None, ..container.clone() } };
+            self.present.insert(container.container_id.clone(), known);
+            changed = true;
         }
         Ok(changed)
     }
@@ -213,11 +190,12 @@ impl Containers {
     /// which those containers still were. Returns whether that wrote any row.
     pub(crate) fn remove_missing(
         &mut self,
-        connection: &mut SqliteConnection,
+        transaction: &Transaction<'_>,
         reported: &[Container],
         at: Timestamp,
         last_complete_at: Option<At>,
     ) -> Result<bool, Failure> {
+        const REMOVE: &str = "UPDATE containers SET removed_at = ?2, last_seen_at = ?3 WHERE container_key = ?1";
         let reported: HashSet<_> = reported.iter().map(|container| container.container_id.as_str()).collect();
         let missing: Vec<_> = self.present.keys().filter(|id| !reported.contains(id.as_str())).cloned().collect();
         let mut changed = false;
@@ -225,9 +203,7 @@ impl Containers {
             let Some(known) = self.present.remove(&id) else { continue };
             // What readers saw as its last time until now stands in the row from now on.
             let last_seen_at = At(later(known.last_seen_at, last_complete_at));
-            diesel::update(containers::table.find(known.key))
-                .set((containers::removed_at.eq(At(at)), containers::last_seen_at.eq(last_seen_at)))
-                .execute(connection)?;
+            transaction.prepare_cached(REMOVE)?.execute(params![known.key, At(at), last_seen_at])?;
             self.others.insert(id, Other { key: known.key, named_until: None });
             changed = true;
         }
@@ -238,78 +214,79 @@ impl Containers {
     /// the report that names it was measured: `prune` keeps the key for as long as that report.
     pub(crate) fn key(
         &mut self,
-        connection: &mut SqliteConnection,
+        transaction: &Transaction<'_>,
         container_id: &str,
         recorded_at: At,
     ) -> Result<i64, Failure> {
+        const NAME: &str = "UPDATE containers SET named_until = ?2 WHERE container_key = ?1";
         if let Some(known) = self.present.get(container_id) {
             return Ok(known.key);
         }
         let mut other = match self.others.get(container_id) {
             Some(other) => *other,
-            None => self.other(connection, container_id, recorded_at)?,
+            None => self.other(transaction, container_id, recorded_at)?,
         };
         if other.named_until.is_some_and(|until| until.0 < recorded_at.0) {
             other.named_until = Some(recorded_at);
-            diesel::update(containers::table.find(other.key))
-                .set(containers::named_until.eq(other.named_until))
-                .execute(connection)?;
+            transaction.prepare_cached(NAME)?.execute(params![other.key, recorded_at])?;
         }
         self.others.insert(container_id.to_owned(), other);
         Ok(other.key)
     }
 
-    fn other(&self, connection: &mut SqliteConnection, container_id: &str, recorded_at: At) -> Result<Other, Failure> {
-        let row = containers::table
-            .filter(containers::host_id.eq(self.host_id))
-            .filter(containers::container_id.eq(container_id))
-            .select((containers::container_key, containers::first_seen_at, containers::named_until))
-            .get_result::<(i64, Option<At>, Option<At>)>(connection)
-            .optional()?;
-        if let Some((key, first_seen_at, named_until)) = row {
+    fn other(&self, transaction: &Transaction<'_>, container_id: &str, recorded_at: At) -> Result<Other, Failure> {
+        const FIND: &str = "
+            SELECT container_key, first_seen_at, named_until FROM containers WHERE host_id = ? AND container_id = ?";
+        const BEGIN: &str = "INSERT INTO containers (host_id, container_id, named_until) VALUES (?, ?, ?)";
+        let found = transaction.prepare_cached(FIND)?.query_row(params![self.host_id, container_id], |row| {
+            Ok((row.get(0)?, row.get::<_, Option<At>>(1)?, row.get::<_, Option<At>>(2)?))
+        });
+        if let Some((key, first_seen_at, named_until)) = found.optional()? {
             // A row that describes its container goes by `removed_at`.
             return Ok(Other { key, named_until: named_until.filter(|_| first_seen_at.is_none()) });
         }
-        let row = (
-            containers::host_id.eq(self.host_id),
-            containers::container_id.eq(container_id),
-            containers::named_until.eq(recorded_at),
-        );
-        let key = diesel::insert_into(containers::table).values(row).returning(containers::container_key);
-        Ok(Other { key: key.get_result(connection)?, named_until: Some(recorded_at) })
+        let key = transaction.prepare_cached(BEGIN)?.insert(params![self.host_id, container_id, recorded_at])?;
+        Ok(Other { key, named_until: Some(recorded_at) })
     }
 
-    /// A container that is new, was removed before, or is known by its key alone.
-    fn begin(&self, connection: &mut SqliteConnection, container: &Container, at: At) -> Result<Present, Failure> {
-        let (key, first_seen_at) = match self.stored(connection, &container.container_id)? {
-            Some((key, first_seen_at)) => {
-                let first_seen_at = first_seen_at.unwrap_or(at);
-                let row = DescriptionRow::of(container, first_seen_at, at)?;
-                diesel::update(containers::table.find(key)).set(&row).execute(connection)?;
-                (key, first_seen_at)
-            }
-            None => {
-                let row = DescriptionRow::of(container, at, at)?;
-                let key = diesel::insert_into(containers::table)
-                    .values((containers::host_id.eq(self.host_id), &row))
-                    .returning(containers::container_key)
-                    .get_result(connection)?;
-                (key, at)
-            }
-        };
-        Ok(Present { key, first_seen_at, last_seen_at: at, container: container.clone() })
-    }
-
-    fn stored(
-        &self,
-        connection: &mut SqliteConnection,
-        container_id: &str,
-    ) -> Result<Option<(i64, Option<At>)>, Failure> {
-        let row = containers::table
-            .filter(containers::host_id.eq(self.host_id))
-            .filter(containers::container_id.eq(container_id))
-            .select((containers::container_key, containers::first_seen_at));
-        Ok(row.get_result(connection).optional()?)
+    /// Writes the row of a container that is new, that changed, was removed before, or is known by its key alone. When
+    /// it was first seen stays.
+    fn put(&self, transaction: &Transaction<'_>, container: &Container, at: At) -> Result<i64, Failure> {
+        const PUT: &str = "
+            INSERT INTO containers (
+                host_id, container_id, name, image, image_tag, state, health, restarts, exit_code, oom_killed, ports,
+                labels, started_at, finished_at, error, first_seen_at, last_seen_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (host_id, container_id) DO UPDATE SET
+                name = excluded.name, image = excluded.image, image_tag = excluded.image_tag, state = excluded.state,
+                health = excluded.health, restarts = excluded.restarts, exit_code = excluded.exit_code,
+                oom_killed = excluded.oom_killed, ports = excluded.ports, labels = excluded.labels,
+                started_at = excluded.started_at, finished_at = excluded.finished_at, error = excluded.error,
+                first_seen_at = coalesce(containers.first_seen_at, excluded.first_seen_at),
+                last_seen_at = excluded.last_seen_at, removed_at = NULL
+            RETURNING container_key";
+        let ports = (!container.ports.is_empty()).then(|| to_json(&container.ports)).transpose()?;
+        let labels = (!container.labels.is_empty()).then(|| to_json(&container.labels)).transpose()?;
+        let row = params![
+            self.host_id,
+            container.container_id,
+            container.name,
+            container.image,
+            container.image_tag,
+            container.state,
+            container.health,
+            container.restarts.map(Count),
+            container.exit_code,
+            container.oom_killed,
+            ports,
+            labels,
+            container.started_at.map(At),
+            container.finished_at.map(At),
+            container.error,
+            at,
+            at,
+        ];
+        Ok(transaction.prepare_cached(PUT)?.query_row(row, |row| row.get(0))?)
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Store(StoreErrorKind),
     /// The engine, or the way from and to it.
     Engine(EngineError),
+    /// The same, by the connection of reports.
+    Reports(rusqlite::Error),
     /// A migration that could not be applied, in diesel's words.
     Migration(Box<dyn Error + Send + Sync>),
     /// A stored value that no version of ours wrote.
@@ -35,6 +37,7 @@ impl Failure {
         match self {
             Self::Store(kind) => *kind,
             Self::Engine(error) => kind_of(error),
+            Self::Reports(error) => kind_of_reports_error(error),
             Self::Migration(error) => kind_of_migration_error(&error.to_string()),
             Self::Corrupt(_) | Self::Panicked => StoreErrorKind::Corrupt,
             Self::Invalid(_) => StoreErrorKind::Invalid,
@@ -54,12 +57,19 @@ impl From<EngineError> for Failure {
     }
 }
 
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Reports(error)
+    }
+}
+
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         let kind = failure.kind();
         match failure {
             Failure::Store(kind) => Self::new(kind),
             Failure::Engine(error) => Self::with_source(kind, error),
+            Failure::Reports(error) => Self::with_source(kind, error),
             Failure::Migration(error) => Self::with_source(kind, error),
             Failure::Corrupt(what) | Failure::Invalid(what) => Self::with_source(kind, what),
             Failure::Panicked => Self::with_source(kind, "the store's own code panicked; nothing was written"),
@@ -90,6 +100,25 @@ fn kind_of_database_error(kind: &DatabaseErrorKind, information: &dyn DatabaseEr
         | DatabaseErrorKind::NotNullViolation
         | DatabaseErrorKind::CheckViolation => StoreErrorKind::Invalid,
         DatabaseErrorKind::Unknown => kind_of_message(information.message()),
+        _ => StoreErrorKind::Unavailable,
+    }
+}
+
+fn kind_of_reports_error(error: &rusqlite::Error) -> StoreErrorKind {
+    use rusqlite::Error as Raw;
+    use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
+    match error {
+        Raw::SqliteFailure(code, message) => match (code.extended_code, message) {
+            (SQLITE_CONSTRAINT_UNIQUE | SQLITE_CONSTRAINT_PRIMARYKEY, Some(message)) => kind_of_clash(message),
+            (_, Some(message)) => kind_of_message(message),
+            (_, None) => StoreErrorKind::Unavailable,
+        },
+        Raw::ToSqlConversionFailure(_) => StoreErrorKind::Invalid,
+        Raw::FromSqlConversionFailure(..)
+        | Raw::IntegralValueOutOfRange(..)
+        | Raw::Utf8Error(..)
+        | Raw::InvalidColumnType(..)
+        | Raw::QueryReturnedNoRows => StoreErrorKind::Corrupt,
         _ => StoreErrorKind::Unavailable,
     }
 }

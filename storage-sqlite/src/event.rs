@@ -4,6 +4,7 @@ use diesel::prelude::*;
 use enlist_core::event::{Event, EventBody, NewEvent, Position};
 use enlist_core::host::HostKind;
 use enlist_core::store::{EventQuery, Page, Visible};
+use rusqlite::{Transaction, params};
 
 use crate::column::{At, Count, Id, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
@@ -65,6 +66,22 @@ pub(crate) fn append(connection: &mut SqliteConnection, events: Vec<NewEvent>) -
                 .returning(events::position)
                 .get_result::<Count>(connection)?;
             Ok(Event { position: Position::new(position.0), event })
+        })
+        .collect()
+}
+
+/// [`append`] on the connection of reports.
+pub(crate) fn tell(transaction: &Transaction<'_>, events: Vec<NewEvent>) -> Result<Vec<Event>, Failure> {
+    const INSERT: &str = "
+        INSERT INTO events (id, at, tenant_id, host_id, host_kind, actor_id, type, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    events
+        .into_iter()
+        .map(|event| {
+            let EventRow { id, at, tenant_id, host_id, host_kind, actor_id, kind, data } = EventRow::of(&event)?;
+            let row = params![id, at, tenant_id, host_id, host_kind, actor_id, kind, data];
+            let position = transaction.prepare_cached(INSERT)?.insert(row)?;
+            let position = u64::try_from(position).map_err(|_| Failure::Corrupt("a position is not negative"))?;
+            Ok(Event { position: Position::new(position), event })
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use diesel::dsl::exists;
 use diesel::prelude::*;
 use enlist_core::host::{Host, HostKind, Lifecycle, Status, Tag};
 use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
-use enlist_core::{HostId, TenantId, Timestamp};
+use enlist_core::{HostId, Timestamp};
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
 use crate::error::Failure;
@@ -234,32 +234,6 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
         })
         .collect::<Result<_, _>>()?;
     Ok(Page { items, more: rows.more })
-}
-
-/// What contact has to know of a host.
-#[derive(Debug)]
-pub(crate) struct HostHead {
-    /// Whose it is.
-    pub(crate) tenant_id: TenantId,
-    /// Managed, or brought by the tenant.
-    pub(crate) kind: HostKind,
-    /// Whether it is in service.
-    pub(crate) lifecycle: Lifecycle,
-    /// Its presence, as it is stored.
-    pub(crate) presence: PresenceRow,
-}
-
-/// Reads the host as contact meets it.
-pub(crate) fn head(connection: &mut SqliteConnection, id: HostId) -> Result<Option<HostHead>, Failure> {
-    let row = hosts::table
-        .inner_join(host_presence::table)
-        .filter(hosts::id.eq(Id::from(id)))
-        .select((hosts::tenant_id, hosts::kind, hosts::archived_at, PresenceRow::as_select()))
-        .get_result::<(String, String, Option<At>, PresenceRow)>(connection)
-        .optional()?;
-    let Some((tenant_id, kind, archived_at, presence)) = row else { return Ok(None) };
-    let (tenant_id, kind, lifecycle) = (parse(&tenant_id)?, kind_of(&kind)?, lifecycle_of(archived_at));
-    Ok(Some(HostHead { tenant_id, kind, lifecycle, presence }))
 }
 
 /// Reads [`HostKind::as_str`] back.

@@ -5,10 +5,20 @@ use enlist_core::HostId;
 use enlist_core::host::{Presence, Status};
 use enlist_core::store::HostPresence;
 use enlist_core::telemetry::HostFacts;
+use rusqlite::{Row, Transaction, params};
 
-use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, required, to_json};
+use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, required, text, to_json};
 use crate::error::Failure;
 use crate::schema::host_presence;
+
+/// What [`PresenceState::read`] reads, of `host_presence AS p`.
+macro_rules! presence_columns {
+    () => {
+        "p.presence, p.last_seen_at, p.unreachable_since, p.newest_report_at, p.newest_report_id, p.last_complete_at,
+         p.containers_version, p.facts"
+    };
+}
+pub(crate) use presence_columns;
 
 /// A row of `host_presence`.
 #[derive(Debug, Clone, Queryable, Selectable, Insertable)]
@@ -20,14 +30,12 @@ pub(crate) struct PresenceRow {
     last_seen_at: Option<At>,
     unreachable_since: Option<At>,
     facts: String,
-    /// `recorded_at` of the newest stored report.
-    pub(crate) newest_report_at: Option<At>,
-    /// Its row.
+    newest_report_at: Option<At>,
+    /// The row of the newest stored report.
     pub(crate) newest_report_id: Option<i64>,
     /// When the newest complete report arrived.
     pub(crate) last_complete_at: Option<At>,
-    /// Raised by every write of a container row.
-    pub(crate) containers_version: Count,
+    containers_version: Count,
 }
 
 impl PresenceRow {
@@ -46,58 +54,100 @@ impl PresenceRow {
         })
     }
 
-    /// Writes the row over the one that is there. As `REPLACE`, since diesel compiles every `UPDATE` anew, and this is
-    /// one for each report; nothing refers to the row that it deletes.
-    pub(crate) fn put(&self, connection: &mut SqliteConnection) -> Result<(), Failure> {
-        diesel::replace_into(host_presence::table).values(self).execute(connection)?;
-        Ok(())
-    }
-
     /// What readers see of it.
     pub(crate) fn decode(self) -> Result<HostPresence, Failure> {
         Ok(HostPresence {
-            presence: self.presence()?,
-            facts: self.facts()?,
+            presence: presence_of(&self.presence, self.last_seen_at, self.unreachable_since)?,
+            facts: from_json(&self.facts)?,
             newest_report_at: self.newest_report_at.map(|at| at.0),
             containers_version: self.containers_version.0,
         })
     }
+}
 
+/// The same while contacts are noted: read once a transaction, and written once.
+#[derive(Debug)]
+pub(crate) struct PresenceState {
+    host_id: HostId,
     /// Whether the host is heard.
-    pub(crate) fn presence(&self) -> Result<Presence, Failure> {
-        let last_seen_at = || required(self.last_seen_at).map(|at| at.0);
-        match self.presence.as_str() {
-            "pending" => Ok(Presence::Pending),
-            "online" => Ok(Presence::Online { last_seen_at: last_seen_at()? }),
-            "unreachable" => {
-                Ok(Presence::Unreachable { last_seen_at: last_seen_at()?, since: required(self.unreachable_since)?.0 })
-            }
-            _ => Err(UNKNOWN_WORD),
-        }
+    pub(crate) presence: Presence,
+    /// `recorded_at` of the newest stored report.
+    pub(crate) newest_report_at: Option<At>,
+    /// Its row.
+    pub(crate) newest_report_id: Option<i64>,
+    /// When the newest complete report arrived.
+    pub(crate) last_complete_at: Option<At>,
+    /// Raised by every write of a container row.
+    pub(crate) containers_version: Count,
+    facts: String,
+    facts_changed: bool,
+}
+
+impl PresenceState {
+    /// Reads it from `first` on: the columns of [`presence_columns!`].
+    pub(crate) fn read(host_id: HostId, row: &Row<'_>, first: usize) -> Result<Self, Failure> {
+        let word = required(text(row, first)?)?;
+        Ok(Self {
+            host_id,
+            presence: presence_of(word, row.get(first + 1)?, row.get(first + 2)?)?,
+            newest_report_at: row.get(first + 3)?,
+            newest_report_id: row.get(first + 4)?,
+            last_complete_at: row.get(first + 5)?,
+            containers_version: row.get(first + 6)?,
+            facts: required(text(row, first + 7)?)?.to_owned(),
+            facts_changed: false,
+        })
     }
 
-    /// Takes over another presence.
-    pub(crate) fn set_presence(&mut self, presence: Presence) {
-        presence.status().as_str().clone_into(&mut self.presence);
-        self.last_seen_at = presence.last_seen_at().map(At);
-        self.unreachable_since = match presence {
+    /// Writes it over what is there; the facts, the largest part of it, only if they changed.
+    pub(crate) fn write(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        const CONTACT: &str = "
+            UPDATE host_presence
+            SET presence = ?2, last_seen_at = ?3, unreachable_since = ?4, newest_report_at = ?5, newest_report_id = ?6,
+                last_complete_at = ?7, containers_version = ?8
+            WHERE host_id = ?1";
+        const FACTS: &str = "UPDATE host_presence SET facts = ?2 WHERE host_id = ?1";
+        let host_id = Id::from(self.host_id);
+        let since = match self.presence {
             Presence::Unreachable { since, .. } => Some(At(since)),
             Presence::Pending | Presence::Online { .. } => None,
         };
-    }
-
-    /// Takes over what `newer` knows; says whether that changed anything.
-    pub(crate) fn merge_facts(&mut self, newer: &HostFacts) -> Result<bool, Failure> {
-        let mut facts = self.facts()?;
-        let changed = facts.merge(newer);
-        if changed {
-            self.facts = to_json(&facts)?;
+        transaction.prepare_cached(CONTACT)?.execute(params![
+            host_id,
+            self.presence.status().as_str(),
+            self.presence.last_seen_at().map(At),
+            since,
+            self.newest_report_at,
+            self.newest_report_id,
+            self.last_complete_at,
+            self.containers_version,
+        ])?;
+        if self.facts_changed {
+            transaction.prepare_cached(FACTS)?.execute(params![host_id, self.facts])?;
         }
-        Ok(changed)
+        Ok(())
     }
 
-    fn facts(&self) -> Result<HostFacts, Failure> {
-        from_json(&self.facts)
+    /// Takes over what `newer` knows.
+    pub(crate) fn merge_facts(&mut self, newer: &HostFacts) -> Result<(), Failure> {
+        let mut facts: HostFacts = from_json(&self.facts)?;
+        if facts.merge(newer) {
+            self.facts = to_json(&facts)?;
+            self.facts_changed = true;
+        }
+        Ok(())
+    }
+}
+
+fn presence_of(word: &str, last_seen_at: Option<At>, unreachable_since: Option<At>) -> Result<Presence, Failure> {
+    let last_seen_at = || required(last_seen_at).map(|at| at.0);
+    match word {
+        "pending" => Ok(Presence::Pending),
+        "online" => Ok(Presence::Online { last_seen_at: last_seen_at()? }),
+        "unreachable" => {
+            Ok(Presence::Unreachable { last_seen_at: last_seen_at()?, since: required(unreachable_since)?.0 })
+        }
+        _ => Err(UNKNOWN_WORD),
     }
 }
 
@@ -107,10 +157,13 @@ pub(crate) fn merge_enrolment_facts(
     host_id: HostId,
     facts: &HostFacts,
 ) -> Result<(), Failure> {
-    let mut row =
-        host_presence::table.find(Id::from(host_id)).select(PresenceRow::as_select()).get_result(connection)?;
-    if row.newest_report_at.is_none() && row.merge_facts(facts)? {
-        row.put(connection)?;
+    let row = host_presence::table.find(Id::from(host_id));
+    let (newest_report_at, known) =
+        row.select((host_presence::newest_report_at, host_presence::facts))
+            .get_result::<(Option<At>, String)>(connection)?;
+    let mut known: HostFacts = from_json(&known)?;
+    if newest_report_at.is_none() && known.merge(facts) {
+        diesel::update(row).set(host_presence::facts.eq(to_json(&known)?)).execute(connection)?;
     }
     Ok(())
 }

@@ -9,12 +9,12 @@ use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store,
-    StoreError, Subscription, TelemetryQuery,
+    DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
+    RecentUses, Silence, Store, StoreError, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 
-use crate::connection::Location;
+use crate::connection::{Connections, Location};
 use crate::error::Failure;
 use crate::migrate::Gate;
 use crate::schema::schema_epoch;
@@ -33,6 +33,28 @@ pub struct SqliteStore {
 struct Shared {
     workers: Workers,
     gate: Arc<Gate>,
+    remembered: Remembered,
+}
+
+/// What is known of rows without reading them.
+#[derive(Debug)]
+pub(crate) struct Remembered {
+    /// What the rows of hosts' containers say, by their keys.
+    pub(crate) described: DescribedCache<i64>,
+    /// When tokens were last seen to be used.
+    pub(crate) uses: RecentUses,
+}
+
+/// How many containers' descriptions are remembered, at about 40 bytes each: a report of one that is not costs the reading
+/// of its host's rows.
+const DESCRIBED: usize = 1_500_000;
+/// How many tokens' last uses are remembered: that of one that is not costs a look at its row.
+const USED: usize = 200_000;
+
+/// What a group of reports is stored by.
+pub(crate) struct Ingest<'a> {
+    pub(crate) connection: &'a mut rusqlite::Connection,
+    pub(crate) remembered: &'a Remembered,
 }
 
 impl SqliteStore {
@@ -50,8 +72,9 @@ impl SqliteStore {
     /// when a later version of Enlist has made the schema one that this version cannot work with.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let workers = Workers::start(Location::parse(url)?).await?;
-        workers.write(migrate::check_openable).await?;
-        Ok(Self { shared: Arc::new(Shared { workers, gate: Arc::default() }) })
+        workers.write(|connections| migrate::check_openable(&mut connections.diesel)).await?;
+        let remembered = Remembered { described: DescribedCache::new(DESCRIBED), uses: RecentUses::new(USED) };
+        Ok(Self { shared: Arc::new(Shared { workers, gate: Arc::default(), remembered }) })
     }
 
     /// Brings the schema to this version: all missing migrations, or none. Does nothing when none is missing, and can
@@ -61,7 +84,7 @@ impl SqliteStore {
     /// `Unavailable` when the database cannot be written; `SchemaVersion` when a later version has made the schema one
     /// that this version cannot work with; `Invalid` when the file holds tables that are not ours.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        self.shared.workers.write(migrate::migrate).await
+        self.shared.workers.write(|connections| migrate::migrate(&mut connections.diesel)).await
     }
 
     /// Closes the database for every handle of this store: what was asked of it is still done, whatever is asked from now
@@ -79,24 +102,40 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let gate = Arc::clone(&self.shared.gate);
-        let guarded = move |connection: &mut SqliteConnection| {
-            gate.check(connection)?;
-            work(connection)
-        };
-        self.shared.workers.read(guarded).await
+        let work = self.guarded(move |connections| work(&mut connections.diesel));
+        self.shared.workers.read(work).await
     }
 
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let work = self.guarded(move |connections| work(&mut connections.diesel));
+        self.shared.workers.write(work).await
+    }
+
+    /// Runs `work` on the connection by which reports come in, with what is remembered for them.
+    async fn ingest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ingest<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let work = self.guarded(move |connections| {
+            work(&mut Ingest { connection: connections.reports()?, remembered: &shared.remembered })
+        });
+        self.shared.workers.write(work).await
+    }
+
+    /// Sees to it that the schema fits before anything is asked of it.
+    fn guarded<T, W: FnOnce(&mut Connections) -> Result<T, Failure>>(
+        &self,
+        work: W,
+    ) -> impl FnOnce(&mut Connections) -> Result<T, Failure> + use<T, W> {
         let gate = Arc::clone(&self.shared.gate);
-        let guarded = move |connection: &mut SqliteConnection| {
-            gate.check(connection)?;
-            work(connection)
-        };
-        self.shared.workers.write(guarded).await
+        move |connections| {
+            gate.check(&mut connections.diesel)?;
+            work(connections)
+        }
     }
 }
 
@@ -143,15 +182,15 @@ impl Store for SqliteStore {
     }
 
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
-        self.write(move |connection| telemetry::append(connection, &reports)).await
+        self.ingest(move |ingest| telemetry::append(ingest, &reports)).await
     }
 
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
-        self.write(move |connection| contact::touch(connection, &contacts)).await
+        self.ingest(move |ingest| contact::touch(ingest, &contacts)).await
     }
 
     async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        self.write(move |connection| contact::mark_silent(connection, &silences)).await
+        self.ingest(move |ingest| contact::mark_silent(ingest, &silences)).await
     }
 
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
@@ -170,7 +209,8 @@ impl Store for SqliteStore {
 
     async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError> {
         let query = query.clone();
-        self.read(move |connection| snapshot(connection, |connection| telemetry::list(connection, &query))).await
+        let list = self.guarded(move |connections| telemetry::list(connections.reports()?, &query));
+        self.shared.workers.read(list).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

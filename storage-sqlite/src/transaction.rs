@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diesel::{Connection, SqliteConnection};
 
+use rusqlite::{Transaction, TransactionBehavior};
+
 use crate::error::Failure;
 
 /// Runs `work` as one transaction that has the write lock from its first statement on: two writers then wait for each
@@ -16,6 +18,14 @@ pub(crate) fn immediate<T>(
     let ended = connection.immediate_transaction(|connection| guarded(connection, work, &mut cause));
     // Why the work failed says more than how its rollback went: SQLite has often rolled back by itself.
     ended.map_err(|failure| cause.unwrap_or(failure))
+}
+
+/// The same on the connection of reports; `work` commits. A transaction that is dropped before is rolled back.
+pub(crate) fn immediate_report<T>(
+    connection: &mut rusqlite::Connection,
+    work: impl FnOnce(Transaction<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    work(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
 }
 
 /// Runs `work` on one moment of the database: every statement sees the same.

@@ -9,12 +9,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
-use diesel::SqliteConnection;
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use enlist_core::store::{StoreError, StoreErrorKind};
 use futures_channel::oneshot;
 
-use crate::connection::Location;
+use crate::connection::{Connections, Location, Role};
 use crate::error::{Failure, unavailable};
 
 /// How many pieces of work may wait on a queue. More than that is an overload that waiting does not cure.
@@ -22,7 +20,7 @@ pub(crate) const QUEUE: usize = 1_024;
 /// How many reads run at once on a file.
 const READERS: usize = 4;
 
-type Work = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
+type Work = Box<dyn FnOnce(&mut Connections) + Send>;
 
 /// The queues to the threads. The threads end when it is closed or dropped, once they have done what was queued.
 #[derive(Debug)]
@@ -47,7 +45,7 @@ impl Workers {
     pub(crate) async fn start(location: Location) -> Result<Self, StoreError> {
         let (writer, writes) = sync_channel(QUEUE);
         let (readers, reads) = match location {
-            Location::Memory => (writer.clone(), None),
+            Location::Memory(_) => (writer.clone(), None),
             Location::File(_) => {
                 let (sender, receiver) = sync_channel(QUEUE);
                 (sender, Some(Arc::new(Mutex::new(receiver))))
@@ -70,18 +68,18 @@ impl Workers {
         Ok(Self { queues: RwLock::new(Some(Queues { writer, readers })), closing })
     }
 
-    /// Runs `work` on the writing connection.
+    /// Runs `work` on the writing connections.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&mut Connections) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         run(self.queue(|queues| &queues.writer)?, work).await
     }
 
-    /// Runs `work` on a connection that reads.
+    /// Runs `work` on connections that read.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&mut Connections) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         run(self.queue(|queues| &queues.readers)?, work).await
     }
@@ -105,15 +103,15 @@ impl Workers {
 
 async fn run<T: Send + 'static>(
     queue: SyncSender<Work>,
-    work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&mut Connections) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, StoreError> {
     let (reply, answer) = oneshot::channel();
-    let job: Work = Box::new(move |connection| {
+    let job: Work = Box::new(move |connections| {
         // Nobody waits any more, and nothing was begun.
         if reply.is_canceled() {
             return;
         }
-        let result = catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(Failure::Panicked));
+        let result = catch_unwind(AssertUnwindSafe(|| work(connections))).unwrap_or(Err(Failure::Panicked));
         let _ = reply.send(result.map_err(StoreError::from));
     });
     // Never a blocking send: this runs on the caller's executor.
@@ -132,7 +130,7 @@ fn run_writer(
     reads: Option<Arc<Mutex<Receiver<Work>>>>,
     started: oneshot::Sender<Result<(), StoreError>>,
 ) {
-    let opened = location.open_writer().and_then(|writer| {
+    let opened = Connections::open(location, Role::Writer).and_then(|writer| {
         let readers = reads.map_or_else(|| Ok(Vec::new()), |reads| start_readers(location, &reads))?;
         Ok((writer, readers))
     });
@@ -146,10 +144,7 @@ fn run_writer(
     if started.send(Ok(())).is_ok() {
         while let Ok(work) = writes.recv() {
             work(&mut writer);
-            // Not in memory: there the broken connection is the only one that still holds the data.
-            if matches!(location, Location::File(_)) {
-                replace_if_broken(&mut writer, || location.open_writer());
-            }
+            writer.replace_broken();
         }
     }
     // The readers' queue has ended with ours. The writer closes last: the last connection to close is the one that
@@ -163,14 +158,14 @@ fn run_writer(
 fn start_readers(location: &Location, reads: &Arc<Mutex<Receiver<Work>>>) -> Result<Vec<JoinHandle<()>>, StoreError> {
     (0..READERS)
         .map(|index| {
-            let mut reader = location.open_reader()?;
-            let (location, reads) = (location.clone(), Arc::clone(reads));
+            let mut reader = Connections::open(location, Role::Reader)?;
+            let reads = Arc::clone(reads);
             thread::Builder::new()
                 .name(format!("enlist-sqlite-reader-{index}"))
                 .spawn(move || {
                     while let Some(work) = next(&reads) {
                         work(&mut reader);
-                        replace_if_broken(&mut reader, || location.open_reader());
+                        reader.replace_broken();
                     }
                 })
                 .map_err(unavailable)
@@ -183,29 +178,17 @@ fn next(reads: &Mutex<Receiver<Work>>) -> Option<Work> {
     reads.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-/// A connection whose transaction could neither be committed nor rolled back is good for nothing any more. Closing it
-/// rolls back; until another can be opened, what is asked of it fails.
-fn replace_if_broken(connection: &mut SqliteConnection, open: impl FnOnce() -> Result<SqliteConnection, StoreError>) {
-    if !<AnsiTransactionManager as TransactionManager<SqliteConnection>>::is_broken_transaction_manager(connection) {
-        return;
-    }
-    match open() {
-        Ok(fresh) => *connection = fresh,
-        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot open the database again"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use diesel::connection::SimpleConnection;
-    use diesel::{QueryDsl, RunQueryDsl};
+    use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+    use diesel::{QueryDsl, RunQueryDsl, SqliteConnection};
 
     use super::*;
     use crate::schema::sqlite_master;
     use crate::transaction::immediate;
 
-    fn tables(connection: &mut SqliteConnection) -> Result<i64, Failure> {
-        Ok(sqlite_master::table.count().get_result(connection)?)
+    fn tables(connections: &mut Connections) -> Result<i64, Failure> {
+        Ok(sqlite_master::table.count().get_result(&mut connections.diesel)?)
     }
 
     fn make_table(connection: &mut SqliteConnection) -> Result<(), Failure> {
@@ -215,9 +198,9 @@ mod tests {
     /// In memory, so that the connection that panicked is the one that is asked afterwards.
     #[tokio::test]
     async fn a_panic_rolls_back_and_the_thread_goes_on() {
-        let workers = Workers::start(Location::Memory).await.unwrap();
-        let panicking = |connection: &mut SqliteConnection| {
-            immediate(connection, |connection| -> Result<(), Failure> {
+        let workers = Workers::start(Location::parse(":memory:").unwrap()).await.unwrap();
+        let panicking = |connections: &mut Connections| {
+            immediate(&mut connections.diesel, |connection| -> Result<(), Failure> {
                 make_table(connection)?;
                 panic!("on purpose");
             })
@@ -231,18 +214,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("enlist.db").to_str().unwrap().to_owned();
         let workers = Workers::start(Location::File(path)).await.unwrap();
-        let open_ended = |connection: &mut SqliteConnection| {
-            <AnsiTransactionManager as TransactionManager<_>>::begin_transaction(connection)?;
-            make_table(connection)
+        let open_ended = |connections: &mut Connections| {
+            <AnsiTransactionManager as TransactionManager<_>>::begin_transaction(&mut connections.diesel)?;
+            make_table(&mut connections.diesel)
         };
         workers.write(open_ended).await.unwrap();
-        workers.write(|connection| immediate(connection, make_table)).await.unwrap();
+        workers.write(|connections| immediate(&mut connections.diesel, make_table)).await.unwrap();
         assert_eq!(workers.read(tables).await.unwrap(), 1);
     }
 
     #[tokio::test]
     async fn a_full_queue_answers_at_once_instead_of_blocking_the_executor() {
-        let workers = Workers::start(Location::Memory).await.unwrap();
+        let workers = Workers::start(Location::parse(":memory:").unwrap()).await.unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let mut waiting = Vec::new();
         // One is at work and holds the thread, the others fill the queue.

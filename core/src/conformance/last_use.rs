@@ -93,6 +93,11 @@ pub async fn a_tokens_last_use_can_be_read_and_never_goes_back(fixture: &impl Fi
     let contacts = [3_000, 3_600, 3_300].map(|seconds| contact(&host, &tokens[1], seconds));
     here.touch(contacts.to_vec()).await.unwrap();
     assert_about(&last_uses(&there, &host).await, &[Some(latest), Some(3_600)]);
+    // A handle that heard of none of them passes over one that comes early, and not the next for its sake.
+    for seconds in [3_650, 3_700] {
+        touch(&there, contact(&host, &tokens[1], seconds)).await;
+        assert_about(&last_uses(&here, &host).await, &[Some(latest), Some(seconds)]);
+    }
 }
 
 /// Whatever the agent's clock says, and whatever becomes of the report.

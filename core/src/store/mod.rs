@@ -13,9 +13,11 @@
 //!   administrator was quicker.
 
 mod commit;
+mod described;
 mod error;
 mod memory;
 mod query;
+mod recent;
 mod record;
 mod subscription;
 mod visible;
@@ -23,11 +25,13 @@ mod visible;
 use async_trait::async_trait;
 
 pub use commit::{Commit, Expected, HostWrite, Write};
+pub use described::{Described, DescribedCache, Fingerprint};
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
 pub use query::{
     AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenQuery, Page, TelemetryQuery,
 };
+pub use recent::{LAST_USE_GRAIN, RecentUses};
 pub use record::{
     AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate,
     HostPresence, HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, TenantInstallToken, Tombstone,
