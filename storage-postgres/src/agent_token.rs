@@ -1,12 +1,13 @@
 //! Agent tokens: their rows, and the questions about them.
 
 use enlist_core::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RetiredBy, RevokeReason};
-use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, Page, Tombstone};
+use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, LAST_USE_GRAIN, Page, Tombstone};
 use enlist_core::{AgentTokenId, HostId, TokenHash};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
+use crate::contact::Used;
 use crate::error::Failure;
 use crate::host::lifecycle_of;
 use crate::transaction::Db;
@@ -73,7 +74,8 @@ const NOTE_USES: &str = "
     UPDATE {schema}.agent_tokens AS a SET last_used_at = u.at
     FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS u (id, host_id, at)
     WHERE a.id = u.id AND a.host_id = u.host_id
-      AND (a.last_used_at IS NULL OR a.last_used_at < u.at - interval '60 seconds')";
+      AND (a.last_used_at IS NULL OR a.last_used_at < u.at - make_interval(secs => $4))
+    RETURNING a.id, a.last_used_at";
 
 /// A row of `agent_tokens`, but for its last use: that is contact's, and a commit does not touch it.
 #[derive(Debug)]
@@ -286,18 +288,20 @@ pub(crate) async fn bury(db: &mut Db, host_id: HostId, at: At) -> Result<Vec<Tok
     rows.iter().map(|row| Ok(row.try_get::<Hash, _>("hash")?.0)).collect()
 }
 
-/// Notes when tokens of hosts were used, coarsely. Never goes back.
-pub(crate) async fn note_uses(db: &mut Db, uses: &[(Id, Id, At)]) -> Result<(), Failure> {
+/// Notes when tokens of hosts were used, coarsely. Never goes back. Says which uses were written.
+pub(crate) async fn note_uses(db: &mut Db, uses: &[(Id, Id, At)]) -> Result<Vec<Used>, Failure> {
     if uses.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    db.query(NOTE_USES)
+    let rows = db
+        .query(NOTE_USES)
         .bind(uses.iter().map(|(token, _, _)| *token).collect::<Vec<_>>())
         .bind(uses.iter().map(|(_, host, _)| *host).collect::<Vec<_>>())
         .bind(uses.iter().map(|(_, _, at)| *at).collect::<Vec<_>>())
-        .execute(db.connection())
+        .bind(LAST_USE_GRAIN.as_secs_f64())
+        .fetch_all(db.connection())
         .await?;
-    Ok(())
+    rows.iter().map(|row| Ok((row.try_get::<Id, _>(0)?.into(), row.try_get::<At, _>(1)?.0))).collect()
 }
 
 /// `list_agent_tokens`.

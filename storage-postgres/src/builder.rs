@@ -92,8 +92,15 @@ impl PgStoreBuilder {
             Listen::Unreadable => return Err(Failure::Invalid(UNREADABLE).into()),
         };
         let Self { pool, through_pooler, .. } = self;
-        let shared =
-            Shared { pool, sql, listen, through_pooler, gate: Default::default(), partitions: Default::default() };
+        let shared = Shared {
+            pool,
+            sql,
+            listen,
+            through_pooler,
+            gate: Default::default(),
+            partitions: Default::default(),
+            remembered: Default::default(),
+        };
         Ok(PgStore::of(Arc::new(shared)))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use enlist_core::event::{Event, NewEvent};
 use enlist_core::host::Lifecycle;
 use enlist_core::store::{Contact, Silence, came_online, went_silent};
+use enlist_core::{AgentTokenId, Timestamp};
 
 use crate::column::{At, Id};
 use crate::error::Failure;
@@ -13,8 +14,11 @@ use crate::presence::{self, PresenceRow};
 use crate::transaction::Db;
 use crate::{agent_token, event};
 
+/// A token, and the use of it that was written.
+pub(crate) type Used = (AgentTokenId, Timestamp);
+
 /// `touch`, inside a transaction.
-pub(crate) async fn touch(db: &mut Db, contacts: &[Contact]) -> Result<Vec<Event>, Failure> {
+pub(crate) async fn touch(db: &mut Db, contacts: &[Contact]) -> Result<(Vec<Event>, Vec<Used>), Failure> {
     let mut visits = Visits::begin(db, contacts.iter().map(|contact| contact.host_id.into()).collect()).await?;
     for contact in contacts {
         visits.contact(contact);
@@ -28,7 +32,8 @@ pub(crate) async fn mark_silent(db: &mut Db, silences: &[Silence]) -> Result<Vec
     for silence in silences {
         visits.silence(silence);
     }
-    visits.finish(db).await
+    let (events, _) = visits.finish(db).await?;
+    Ok(events)
 }
 
 /// The hosts that a transaction meets: each is locked and read once, and written once.
@@ -100,11 +105,14 @@ impl Visits {
         self.events.extend(went_silent(silence, &visit.head.tenant_id, visit.head.kind, before, after));
     }
 
-    /// Writes what changed; returns the events.
-    pub(crate) async fn finish(self, db: &mut Db) -> Result<Vec<Event>, Failure> {
+    /// Writes what changed; returns the events, and which uses of tokens were written.
+    pub(crate) async fn finish(self, db: &mut Db) -> Result<(Vec<Event>, Vec<Used>), Failure> {
         presence::put(db, &self.hosts.values().map(|visit| &visit.presence).collect::<Vec<_>>()).await?;
-        let uses: Vec<_> = self.uses.into_iter().map(|((token, host), at)| (token, host, at)).collect();
-        agent_token::note_uses(db, &uses).await?;
-        event::append(db, self.events).await
+        let shared = db.shared();
+        let due = |(token, at): (AgentTokenId, Timestamp)| shared.remembered.uses.is_due(token, at);
+        let uses = self.uses.into_iter().map(|((token, host), at)| (token, host, at));
+        let uses: Vec<_> = uses.filter(|(token, _, at)| due(((*token).into(), at.0))).collect();
+        let used = agent_token::note_uses(db, &uses).await?;
+        Ok((event::append(db, self.events).await?, used))
     }
 }

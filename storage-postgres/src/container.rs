@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use enlist_core::Timestamp;
 use enlist_core::container::{Container, ContainerMetrics};
-use enlist_core::store::{ContainerQuery, ContainerRecord, Page};
+use enlist_core::store::{ContainerQuery, ContainerRecord, Described, DescribedCache, Page};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -202,6 +202,12 @@ pub(crate) async fn put(db: &mut Db, of_host: &HashMap<Id, Containers>) -> Resul
 }
 
 impl Containers {
+    /// What the rows of those that are there say now.
+    pub(crate) fn described(&self, cache: &DescribedCache<()>) -> Described<()> {
+        let there = self.rows.values().filter(|row| row.record.removed_at.is_none());
+        Described::new(there.map(|row| (cache.fingerprint(&row.record.container), ())))
+    }
+
     /// Takes over what a report says that is newer than all before it, and arrived at `at`. Returns whether that
     /// changed any row.
     pub(crate) fn describe(&mut self, reported: &[Container], at: Timestamp) -> bool {

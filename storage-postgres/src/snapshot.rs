@@ -1,16 +1,15 @@
 //! A report as it is stored: one row, its containers' numbers in parallel arrays.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
 
 use enlist_core::Timestamp;
-use enlist_core::container::ContainerMetrics;
+use enlist_core::container::{Container, ContainerMetrics};
 use enlist_core::store::TelemetryQuery;
-use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostSnapshot, Report};
+use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostReport, HostSnapshot, Report};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use crate::column::{At, Count, Id, array_literal, from_json, overread, quote_element, to_json};
+use crate::column::{At, Count, Id, from_json, overread, to_json};
 use crate::error::Failure;
 use crate::telemetry::ReportKey;
 use crate::transaction::Db;
@@ -27,7 +26,9 @@ macro_rules! snapshot_columns {
     };
 }
 
-/// What is there already stays, and is not returned.
+/// What is there already stays, and is not returned. The containers of all reports come in arrays that are as long as
+/// there are containers, of which each report takes its part: arrays of arrays of different lengths do not exist in
+/// PostgreSQL, and as text it would have to read every number. Without containers the bounds are null, and so is the part.
 const INSERT: &str = "
     INSERT INTO {schema}.host_metric_snapshots
         (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
@@ -38,17 +39,16 @@ const INSERT: &str = "
     SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
            v.memory_used_bytes, v.memory_total_bytes, v.swap_used_bytes, v.swap_total_bytes, v.disk_used_bytes,
            v.disk_total_bytes, v.network_rx_bytes, v.network_tx_bytes, v.uptime_seconds, v.custom::json, v.agent::json,
-           v.ids::text[], v.cpu_cores::double precision[], v.used::bigint[], v.limits::bigint[], v.rx::bigint[],
-           v.tx::bigint[], v.reads::bigint[], v.writes::bigint[], v.pids::bigint[]
+           ($21::text[])[v.low:v.high], ($22::double precision[])[v.low:v.high], ($23::bigint[])[v.low:v.high],
+           ($24::bigint[])[v.low:v.high], ($25::bigint[])[v.low:v.high], ($26::bigint[])[v.low:v.high],
+           ($27::bigint[])[v.low:v.high], ($28::bigint[])[v.low:v.high], ($29::bigint[])[v.low:v.high]
     FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::double precision[], $5::double precision[],
                 $6::double precision[], $7::double precision[], $8::bigint[], $9::bigint[], $10::bigint[],
                 $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[],
-                $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::text[],
-                $26::text[], $27::text[])
+                $18::text[], $19::integer[], $20::integer[])
         AS v (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
               memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes,
-              network_rx_bytes, network_tx_bytes, uptime_seconds, custom, agent, ids, cpu_cores, used, limits, rx, tx,
-              reads, writes, pids)
+              network_rx_bytes, network_tx_bytes, uptime_seconds, custom, agent, low, high)
     ON CONFLICT (host_id, recorded_at) DO NOTHING
     RETURNING host_id, recorded_at";
 
@@ -73,20 +73,14 @@ const RANGE: &str = concat!(
 
 /// A report on its way into the table.
 #[derive(Debug)]
-pub(crate) struct SnapshotRow {
+pub(crate) struct SnapshotRow<'a> {
     host_id: Id,
-    snapshot: HostSnapshot,
+    report: &'a Report,
+    received_at: Timestamp,
     custom: Option<String>,
     agent: Option<String>,
-    containers: Option<Arrays>,
-}
-
-/// Array literals: see [`array_literal`].
-#[derive(Debug)]
-struct Arrays {
-    ids: String,
-    cpu_cores: String,
-    counts: [String; 7],
+    /// Those that were measured, by `container_id`.
+    containers: Vec<(&'a str, &'a ContainerMetrics)>,
 }
 
 /// The counts of a container, in the order of the columns.
@@ -100,18 +94,19 @@ const COUNTS: [fn(&ContainerMetrics) -> Option<u64>; 7] = [
     |metrics| metrics.pids,
 ];
 
-impl SnapshotRow {
+impl<'a> SnapshotRow<'a> {
     /// What is stored of a report, if the columns can hold it: found out here, a bad number costs its report alone, and
     /// no round trip.
-    pub(crate) fn of(host_id: Id, report: &Report, received_at: Timestamp) -> Result<Self, Failure> {
-        let mut ids = HashSet::with_capacity(report.containers.len());
-        if !report.containers.iter().all(|container| ids.insert(container.container_id.as_str())) {
+    pub(crate) fn of(host_id: Id, report: &'a Report, received_at: Timestamp) -> Result<Self, Failure> {
+        let mut ids: Vec<_> = report.containers.iter().map(|container| container.container_id.as_str()).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Failure::Invalid("a report names each container once"));
         }
         if report.containers.iter().any(|container| container.restarts.is_some_and(too_large)) {
             return Err(TOO_LARGE);
         }
-        let snapshot = HostSnapshot::of(report, received_at);
+        let HostReport { metrics, custom, .. } = &report.host;
         let HostMetrics {
             cpu_percent,
             load_1m,
@@ -126,7 +121,7 @@ impl SnapshotRow {
             network_rx_bytes,
             network_tx_bytes,
             uptime_seconds,
-        } = snapshot.metrics;
+        } = *metrics;
         let counts = [
             memory_used_bytes,
             memory_total_bytes,
@@ -138,38 +133,37 @@ impl SnapshotRow {
             network_tx_bytes,
             uptime_seconds,
         ];
-        let of_containers = || snapshot.containers.iter().map(|container| &container.metrics);
-        if counts
-            .into_iter()
-            .chain(of_containers().flat_map(|of| COUNTS.map(|count| count(of))))
-            .flatten()
-            .any(too_large)
-        {
+        let measured = |container: &'a Container| Some((container.container_id.as_str(), container.metrics.as_ref()?));
+        let mut containers: Vec<_> = report.containers.iter().filter_map(measured).collect();
+        containers.sort_unstable_by_key(|(id, _)| *id);
+        let of_containers = containers.iter().flat_map(|(_, of)| COUNTS.map(|count| count(of)));
+        if counts.into_iter().chain(of_containers).flatten().any(too_large) {
             return Err(TOO_LARGE);
         }
         // PostgreSQL would store them; JSON has no word for them; nobody has measured them.
-        let measured =
-            [cpu_percent, load_1m, load_5m, load_15m].into_iter().chain(of_containers().map(|of| of.cpu_cores));
-        if !measured.flatten().chain(snapshot.custom.values().copied()).all(f64::is_finite) {
+        let cores = containers.iter().map(|(_, of)| of.cpu_cores);
+        let reals = [cpu_percent, load_1m, load_5m, load_15m].into_iter().chain(cores);
+        if !reals.flatten().chain(custom.values().copied()).all(f64::is_finite) {
             return Err(Failure::Invalid("a measured number is finite"));
         }
         Ok(Self {
             host_id,
-            custom: (!snapshot.custom.is_empty()).then(|| to_json(&snapshot.custom)).transpose()?,
-            agent: snapshot.agent.as_ref().map(to_json).transpose()?,
-            containers: (!snapshot.containers.is_empty()).then(|| Arrays::of(&snapshot.containers)),
-            snapshot,
+            report,
+            received_at,
+            custom: (!custom.is_empty()).then(|| to_json(custom)).transpose()?,
+            agent: report.agent.as_ref().map(to_json).transpose()?,
+            containers,
         })
     }
 
     /// What tells it from all others.
     pub(crate) const fn key(&self) -> ReportKey {
-        (self.host_id, At(self.snapshot.recorded_at))
+        (self.host_id, At(self.report.recorded_at))
     }
 
     /// What will be read back.
-    pub(crate) const fn snapshot(&self) -> &HostSnapshot {
-        &self.snapshot
+    pub(crate) fn snapshot(&self) -> HostSnapshot {
+        HostSnapshot::of(self.report, self.received_at)
     }
 }
 
@@ -179,49 +173,59 @@ fn too_large(count: u64) -> bool {
     i64::try_from(count).is_err()
 }
 
-impl Arrays {
-    fn of(containers: &[ContainerSnapshot]) -> Self {
-        let each = || containers.iter().map(|container| &container.metrics);
-        // Writing to a string cannot fail.
-        let number = |text: &mut String, number: f64| {
-            let _ = write!(text, "{number:?}");
-        };
-        let integer = |text: &mut String, integer: u64| {
-            let _ = write!(text, "{integer}");
-        };
-        let ids = containers.iter().map(|container| Some(container.container_id.as_str()));
-        Self {
-            ids: array_literal(ids, quote_element),
-            // The shortest text that reads back to the very same number.
-            cpu_cores: array_literal(each().map(|metrics| metrics.cpu_cores), number),
-            counts: COUNTS.map(|count| array_literal(each().map(count), integer)),
+/// The containers of several reports, one after the other.
+#[derive(Default)]
+struct Containers<'a> {
+    /// Where those of each report begin and end, counted from 1.
+    bounds: (Vec<Option<i32>>, Vec<Option<i32>>),
+    ids: Vec<&'a str>,
+    cpu_cores: Vec<Option<f64>>,
+    counts: [Vec<Option<Count>>; 7],
+}
+
+impl<'a> Containers<'a> {
+    fn of(rows: &[&SnapshotRow<'a>]) -> Result<Self, Failure> {
+        let place = |place: usize| i32::try_from(place).map_err(|_| Failure::Invalid("too many containers at once"));
+        let mut all = Self::default();
+        for row in rows {
+            let low = all.ids.len() + 1;
+            for (id, metrics) in &row.containers {
+                all.ids.push(id);
+                all.cpu_cores.push(metrics.cpu_cores);
+                for (counts, count) in all.counts.iter_mut().zip(COUNTS) {
+                    counts.push(count(metrics).map(Count));
+                }
+            }
+            let some = !row.containers.is_empty();
+            all.bounds.0.push(some.then(|| place(low)).transpose()?);
+            all.bounds.1.push(some.then(|| place(all.ids.len())).transpose()?);
         }
+        Ok(all)
     }
 }
 
 /// Stores those of `rows` that are not there yet, and says which.
-pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow]) -> Result<HashSet<ReportKey>, Failure> {
+pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<HashSet<ReportKey>, Failure> {
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
     macro_rules! reals {
         ($field:ident) => {
-            rows.iter().map(|row| row.snapshot.metrics.$field).collect::<Vec<_>>()
+            rows.iter().map(|row| row.report.host.metrics.$field).collect::<Vec<_>>()
         };
     }
     macro_rules! counts {
         ($field:ident) => {
-            rows.iter().map(|row| row.snapshot.metrics.$field.map(Count)).collect::<Vec<_>>()
+            rows.iter().map(|row| row.report.host.metrics.$field.map(Count)).collect::<Vec<_>>()
         };
     }
-    let arrays = |of: fn(&Arrays) -> &str| -> Vec<Option<&str>> {
-        rows.iter().map(|row| row.containers.as_ref().map(of)).collect()
-    };
+    let Containers { bounds: (lows, highs), ids, cpu_cores, counts } = Containers::of(rows)?;
+    let [used, limits, received, sent, reads, writes, pids] = counts;
     let insert = db
         .query(INSERT)
         .bind(rows.iter().map(|row| row.host_id).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| At(row.snapshot.recorded_at)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| At(row.snapshot.received_at)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| At(row.report.recorded_at)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| At(row.received_at)).collect::<Vec<_>>())
         .bind(reals!(cpu_percent))
         .bind(reals!(load_1m))
         .bind(reals!(load_5m))
@@ -237,15 +241,17 @@ pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow]) -> Result<HashSet
         .bind(counts!(uptime_seconds))
         .bind(rows.iter().map(|row| row.custom.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.agent.as_deref()).collect::<Vec<_>>())
-        .bind(arrays(|arrays| &arrays.ids))
-        .bind(arrays(|arrays| &arrays.cpu_cores))
-        .bind(arrays(|arrays| &arrays.counts[0]))
-        .bind(arrays(|arrays| &arrays.counts[1]))
-        .bind(arrays(|arrays| &arrays.counts[2]))
-        .bind(arrays(|arrays| &arrays.counts[3]))
-        .bind(arrays(|arrays| &arrays.counts[4]))
-        .bind(arrays(|arrays| &arrays.counts[5]))
-        .bind(arrays(|arrays| &arrays.counts[6]));
+        .bind(lows)
+        .bind(highs)
+        .bind(ids)
+        .bind(cpu_cores)
+        .bind(used)
+        .bind(limits)
+        .bind(received)
+        .bind(sent)
+        .bind(reads)
+        .bind(writes)
+        .bind(pids);
     let stored = insert.fetch_all(db.connection()).await?;
     stored.iter().map(|row| Ok((row.try_get("host_id")?, row.try_get("recorded_at")?))).collect()
 }

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use enlist_core::TokenHash;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store,
-    StoreError, Subscription, TelemetryQuery,
+    Described, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page,
+    Prune, Pruned, RecentUses, Silence, Store, StoreError, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
+use enlist_core::{HostId, TokenHash};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Row};
+use sqlx::{Connection as _, PgPool, Row};
 
 use crate::builder::{PgStoreBuilder, UNREADABLE};
 use crate::column::Count;
+use crate::contact::Used;
 use crate::error::Failure;
 use crate::migrate::{self, Gate};
 use crate::partition::Partitions;
@@ -28,6 +29,15 @@ use crate::{agent_token, aggregate, contact, container, event, host, install_tok
 
 /// How many connections [`PgStore::connect`] opens at most, and how long a call waits for one of them.
 const POOL: (u32, Duration) = (16, Duration::from_secs(5));
+
+/// How many containers' descriptions are remembered, at about 30 bytes each: a report of one that is not costs the reading
+/// of its host's rows.
+const DESCRIBED: usize = 1_500_000;
+/// How many tokens' last uses are remembered: that of one that is not costs a look at its row.
+const USED: usize = 200_000;
+
+/// After how much rest a connection is asked whether it still works.
+const RESTED: Duration = Duration::from_secs(1);
 
 /// A change that PostgreSQL has to write: an update of the same value is one too.
 const PROBE: &str = "UPDATE {schema}.schema_epoch SET probes = (probes + 1) % 1000000 RETURNING epoch";
@@ -56,6 +66,42 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// The days of snapshots that are there.
     pub(crate) partitions: Partitions,
+    /// What is known of rows without reading them.
+    pub(crate) remembered: Remembered,
+}
+
+/// What is known of rows without reading them.
+pub(crate) struct Remembered {
+    /// What the rows of hosts' containers say.
+    pub(crate) described: DescribedCache<()>,
+    /// When tokens were last seen to be used.
+    pub(crate) uses: RecentUses,
+}
+
+/// What a transaction has learnt: to be remembered once it is committed.
+#[derive(Default)]
+pub(crate) struct Learnt {
+    /// What the rows of a host's containers say, at which version.
+    pub(crate) described: Vec<(HostId, u64, Described<()>)>,
+    /// Which uses of tokens were written.
+    pub(crate) used: Vec<Used>,
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self { described: DescribedCache::new(DESCRIBED), uses: RecentUses::new(USED) }
+    }
+}
+
+impl Remembered {
+    pub(crate) fn learn(&self, learnt: Learnt) {
+        for (host_id, version, described) in learnt.described {
+            self.described.fill(host_id, version, Arc::new(described));
+        }
+        for (token_id, at) in learnt.used {
+            self.uses.note(token_id, at);
+        }
+    }
 }
 
 /// Says nothing of how the database is reached: that holds a password.
@@ -87,9 +133,23 @@ impl PgStore {
     /// `Invalid` when the URL cannot be read; `Unavailable` when the database cannot be reached within five seconds.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options = url.parse::<PgConnectOptions>().map_err(|_| Failure::Invalid(UNREADABLE))?;
-        let pool = PgPoolOptions::new().max_connections(POOL.0).acquire_timeout(POOL.1);
+        let pool = Self::pool_options().max_connections(POOL.0).acquire_timeout(POOL.1);
         let pool = pool.connect_with(options.clone()).await.map_err(Failure::from)?;
         Self::builder(pool).listen_options(options).build()
+    }
+
+    /// sqlx's options for a pool, save that a connection is asked whether it still works only after it rested for a
+    /// second: by default that costs a round trip before each group of reports. One that is lost within that second
+    /// fails the call that meets it, as one that is lost in the middle does.
+    pub fn pool_options() -> PgPoolOptions {
+        PgPoolOptions::new().test_before_acquire(false).before_acquire(|connection, rested| {
+            Box::pin(async move {
+                if rested.idle_for >= RESTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
     }
 
     pub(crate) const fn of(shared: Arc<Shared>) -> Self {
@@ -169,12 +229,13 @@ impl Store for PgStore {
 
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         let contacts: Arc<[Contact]> = contacts.into();
-        self.shared
-            .write(move |db| {
-                let contacts = Arc::clone(&contacts);
-                Box::pin(async move { contact::touch(db, &contacts).await })
-            })
-            .await
+        let touched = self.shared.write(move |db| {
+            let contacts = Arc::clone(&contacts);
+            Box::pin(async move { contact::touch(db, &contacts).await })
+        });
+        let (events, used) = touched.await?;
+        self.shared.remembered.learn(Learnt { used, ..Learnt::default() });
+        Ok(events)
     }
 
     async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Page, TelemetryQuery};
+use enlist_core::HostId;
+use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Described, Page, TelemetryQuery};
 use enlist_core::telemetry::{HostSnapshot, Report};
 
 use crate::column::{At, Id};
@@ -11,7 +12,7 @@ use crate::contact::Visits;
 use crate::error::Failure;
 use crate::partition::Day;
 use crate::snapshot::{self, SnapshotRow};
-use crate::store::Shared;
+use crate::store::{Learnt, Shared};
 use crate::transaction::Db;
 use crate::{contact, container};
 
@@ -52,8 +53,9 @@ pub(crate) async fn append(shared: Arc<Shared>, reports: Vec<Append>) -> Result<
                     let contacts = contacts.clone();
                     Box::pin(async move { contact::touch(db, &contacts).await })
                 });
-                if let Ok(events) = noted.await {
+                if let Ok((events, used)) = noted.await {
                     appended.events.extend(events);
+                    shared.remembered.learn(Learnt { used, ..Learnt::default() });
                 }
                 appended.outcomes.push(AppendOutcome::Failed(failure.into()));
             }
@@ -68,16 +70,17 @@ async fn append_together(shared: &Arc<Shared>, reports: &[Append]) -> Result<App
     days.dedup();
     // What the transaction takes along has to be its own; it is the one copy that is made of a batch.
     let reports: Arc<[Append]> = reports.into();
-    shared
-        .attempt(&days, move |db| {
-            let reports = Arc::clone(&reports);
-            Box::pin(async move { store(db, &reports).await })
-        })
-        .await
+    let stored = shared.attempt(&days, move |db| {
+        let reports = Arc::clone(&reports);
+        Box::pin(async move { store(db, &reports).await })
+    });
+    let (appended, learnt) = stored.await?;
+    shared.remembered.learn(learnt);
+    Ok(appended)
 }
 
 /// The transaction. Its round trips are bounded, however many reports and hosts there are.
-async fn store(db: &mut Db, reports: &[Append]) -> Result<Appended, Failure> {
+async fn store(db: &mut Db, reports: &[Append]) -> Result<(Appended, Learnt), Failure> {
     let hosts = reports.iter().map(|append| append.contact.host_id.into()).collect();
     let mut visits = Visits::begin(db, hosts).await?;
     let mut batch = Batch::default();
@@ -103,12 +106,12 @@ async fn store(db: &mut Db, reports: &[Append]) -> Result<Appended, Failure> {
         outcomes[place] = outcome;
     }
     let accepted = reports.iter().zip(&outcomes).filter(|(_, outcome)| matches!(outcome, AppendOutcome::Accepted));
-    describe(db, &mut visits, &accepted.map(|(append, _)| append).collect::<Vec<_>>()).await?;
-    let events = visits.finish(db).await?;
-    Ok(Appended { outcomes, events })
+    let described = describe(db, &mut visits, &accepted.map(|(append, _)| append).collect::<Vec<_>>()).await?;
+    let (events, used) = visits.finish(db).await?;
+    Ok((Appended { outcomes, events }, Learnt { described, used }))
 }
 
-fn row_of(db: &Db, contact: &Contact, report: &Report) -> Result<SnapshotRow, Failure> {
+fn row_of<'a>(db: &Db, contact: &Contact, report: &'a Report) -> Result<SnapshotRow<'a>, Failure> {
     let row = SnapshotRow::of(contact.host_id.into(), report, contact.at)?;
     if db.lacks(Day::of(report.recorded_at)) {
         return Err(Failure::Unavailable("the report's day cannot be made or is not attached"));
@@ -118,17 +121,17 @@ fn row_of(db: &Db, contact: &Contact, report: &Report) -> Result<SnapshotRow, Fa
 
 /// The reports of a call that may be stored, each with its place in the call.
 #[derive(Debug, Default)]
-struct Batch {
+struct Batch<'a> {
     /// The first one of each identity.
-    firsts: Vec<(usize, SnapshotRow)>,
+    firsts: Vec<(usize, SnapshotRow<'a>)>,
     /// Where in `firsts` an identity is.
     found: HashMap<ReportKey, usize>,
     /// The others, with where in `firsts` theirs is: two rows of one statement cannot clash with each other.
     repeats: Vec<(usize, usize)>,
 }
 
-impl Batch {
-    fn take(&mut self, place: usize, row: SnapshotRow) {
+impl<'a> Batch<'a> {
+    fn take(&mut self, place: usize, row: SnapshotRow<'a>) {
         let next = self.firsts.len();
         let first = *self.found.entry(row.key()).or_insert(next);
         if first == next {
@@ -153,7 +156,7 @@ impl Batch {
         for (place, row, is_first) in places.chain(repeats) {
             let key = row.key();
             let outcome = if stored.contains(&key) {
-                if is_first { AppendOutcome::Accepted } else { judge(row.snapshot(), &reports[place].report) }
+                if is_first { AppendOutcome::Accepted } else { judge(&row.snapshot(), &reports[place].report) }
             } else {
                 // A day that is dropped at this very moment.
                 let known =
@@ -166,39 +169,69 @@ impl Batch {
     }
 }
 
-/// Takes over the facts and the containers of those reports that are newer than all before them, in their order.
-async fn describe(db: &mut Db, visits: &mut Visits, accepted: &[&Append]) -> Result<(), Failure> {
+/// Takes over the facts and the containers of those reports that are newer than all before them, in their order. Gives
+/// what the rows of containers that were read say then.
+async fn describe(
+    db: &mut Db,
+    visits: &mut Visits,
+    accepted: &[&Append],
+) -> Result<Vec<(HostId, u64, Described<()>)>, Failure> {
+    let shared = db.shared();
+    let known = &shared.remembered.described;
     let mut newest = Vec::new();
+    let mut changed = HashSet::new();
     for append in accepted {
-        let Some(visit) = visits.get_mut(append.contact.host_id.into()) else { continue };
-        let at = At(append.report.recorded_at);
-        if visit.presence.newest_report_at.is_none_or(|newest| at > newest) {
-            visit.presence.newest_report_at = Some(at);
-            visit.presence.touch();
-            newest.push(*append);
+        let (host_id, report) = (append.contact.host_id, &append.report);
+        let Some(visit) = visits.get_mut(host_id.into()) else { continue };
+        let at = At(report.recorded_at);
+        if visit.presence.newest_report_at.is_some_and(|newest| at <= newest) {
+            continue;
+        }
+        visit.presence.newest_report_at = Some(at);
+        visit.presence.touch();
+        newest.push(*append);
+        // Nothing was written of the host's containers yet: what is known at this version holds.
+        let unchanged = !tells(report)
+            || known.find(host_id, visit.presence.containers_version.0).is_some_and(|described| {
+                described.is_unchanged_by(&known.fingerprints(&report.containers), report.containers_complete)
+            });
+        if !unchanged {
+            changed.insert(host_id);
         }
     }
-    // Only those whose containers can change anything.
-    let tells = |report: &Report| !report.containers.is_empty() || report.containers_complete;
-    let hosts: HashSet<Id> =
-        newest.iter().filter(|append| tells(&append.report)).map(|append| append.contact.host_id.into()).collect();
-    let mut of_host = container::load(db, hosts.into_iter().collect()).await?;
+    // Only of hosts with a report that may change any.
+    let mut of_host = container::load(db, changed.iter().copied().map(Id::from).collect()).await?;
     for Append { contact, report } in newest {
         let host_id = Id::from(contact.host_id);
         let Some(visit) = visits.get_mut(host_id) else { continue };
         if let Some(facts) = &report.host.facts {
             visit.presence.merge_facts(facts);
         }
-        let Some(containers) = of_host.get_mut(&host_id).filter(|_| tells(report)) else { continue };
-        let mut changed = containers.describe(&report.containers, contact.at);
+        if !tells(report) {
+            continue;
+        }
+        if let Some(containers) = of_host.get_mut(&host_id) {
+            let mut changed = containers.describe(&report.containers, contact.at);
+            if report.containers_complete {
+                changed |= containers.remove_missing(&report.containers, contact.at, visit.presence.last_complete_at);
+            }
+            visit.presence.containers_version.0 += u64::from(changed);
+        }
         if report.containers_complete {
-            let last_complete_at = visit.presence.last_complete_at;
-            changed |= containers.remove_missing(&report.containers, contact.at, last_complete_at);
             visit.presence.last_complete_at = Some(At(contact.at));
         }
-        visit.presence.containers_version.0 += u64::from(changed);
     }
-    container::put(db, &of_host).await
+    container::put(db, &of_host).await?;
+    let read = changed.into_iter().filter_map(|host_id| {
+        let (containers, visit) = (of_host.get(&host_id.into())?, visits.get_mut(host_id.into())?);
+        Some((host_id, visit.presence.containers_version.0, containers.described(known)))
+    });
+    Ok(read.collect())
+}
+
+/// Whether a report can change anything about containers.
+fn tells(report: &Report) -> bool {
+    !report.containers.is_empty() || report.containers_complete
 }
 
 /// `list_telemetry`.

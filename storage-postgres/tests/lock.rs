@@ -10,6 +10,7 @@ use enlist_core::policy::Scope;
 use enlist_core::store::{
     AppendOutcome, Commit, EventQuery, Expected, HostLookup, HostWrite, Revision, Store, StoreErrorKind, Write,
 };
+use enlist_storage_postgres::PgStore;
 use futures_util::poll;
 
 /// Whoever waits is told so; the next call has a connection again, and what was lost can be repeated.
@@ -44,6 +45,28 @@ async fn a_connection_that_is_lost_in_the_middle_is_unavailable_once() {
         .await;
     store.check().await.unwrap();
     assert_eq!(store.list_telemetry(&everything(&host)).await.unwrap().items.len(), 1);
+}
+
+/// A store's own pool does not ask a connection that was used just now whether it still works.
+#[tokio::test]
+async fn a_connection_that_was_lost_at_rest_costs_one_call_at_most() {
+    let (server, _, host) = with_host().await;
+    let store = PgStore::connect(server.url()).await.unwrap();
+    store.check().await.unwrap();
+    let mut killer = server.by_hand().await;
+    killer
+        .run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+    let report = sample::append(&host, full_report(1));
+    if let Err(error) = store.append(vec![report.clone()]).await {
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    }
+    let appended = store.append(vec![report]).await.unwrap();
+    assert!(matches!(appended.outcomes[..], [AppendOutcome::Accepted | AppendOutcome::Duplicate]));
+    store.close().await;
 }
 
 /// Somebody else takes locks in another order; the engine ends our transaction, and we make it again.
