@@ -138,9 +138,8 @@ impl Routes {
 
     /// The filter. It may stand under a path of the service's own, as in `warp::path("fleet").and(routes)`.
     pub fn build(self) -> BoxedFilter<(Response,)> {
-        // Reports first: a request asks one group after the other, and most requests are reports.
-        let groups = telemetry::routes(&self)
-            .or(agent_token::routes(&self))
+        let groups = agent_token::routes(&self)
+            .or(telemetry::routes(&self))
             .unify()
             .or(install_token::routes(&self))
             .unify()
@@ -152,8 +151,9 @@ impl Routes {
             .unify();
         #[cfg(feature = "access-tokens")]
         let groups = groups.or(access_token::routes(&self)).unify();
-        let groups = groups.or(resource::unknown()).unify();
-        warp::path("v1").and(groups).boxed()
+        let groups = groups.or(resource::unknown()).unify().boxed();
+        // Most requests are reports: they need not make their way through the others.
+        warp::path("v1").and(telemetry::report(&self).or(groups).unify()).boxed()
     }
 }
 

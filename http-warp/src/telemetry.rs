@@ -15,11 +15,12 @@ use crate::resource::{AdminCall, AgentCall, Resource};
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
+/// All but [`report`].
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
-    report(api).or(heartbeat(api)).unify().or(history(api)).unify().boxed()
+    heartbeat(api).or(history(api)).unify().boxed()
 }
 
-fn report(api: &Routes) -> BoxedFilter<(Response,)> {
+pub(crate) fn report(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn take(mut call: AgentCall, (): ()) -> Answer {
         let body = call.body().await?;
         let taken = call.agent().report_json(&body).await?;

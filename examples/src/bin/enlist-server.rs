@@ -10,6 +10,10 @@ use clap::{Parser, Subcommand};
 use enlist_examples::logging;
 use enlist_examples::server::{ServeArgs, Server, make_signing_key, terminated};
 
+/// What a report allocates on one thread is freed on another, thousands of times a second.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A fleet's server: hosts enrol, report and are watched.
 #[derive(Debug, Parser)]
 #[command(version, about)]

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use enlist_core::store::{MemoryStore, Store, StoreError, StoreErrorKind};
 use enlist_storage_postgres::PgStore;
-use enlist_storage_postgres::sqlx::postgres::PgPoolOptions;
 use enlist_storage_sqlite::SqliteStore;
 
 use super::ServerError;
@@ -59,7 +58,7 @@ impl Opened {
 }
 
 async fn postgres(url: &DatabaseUrl, args: &ServeArgs) -> Result<PgStore, StoreError> {
-    let pool = PgPoolOptions::new().max_connections(args.database_connections).acquire_timeout(ACQUIRE);
+    let pool = PgStore::pool_options().max_connections(args.database_connections).acquire_timeout(ACQUIRE);
     // Not with the engine's words: of a URL that it cannot read they might repeat a part.
     let pool = pool.connect(url.expose()).await.map_err(|error| match error {
         enlist_storage_postgres::sqlx::Error::Configuration(_) => {
