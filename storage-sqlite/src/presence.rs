@@ -81,47 +81,63 @@ pub(crate) struct PresenceState {
     pub(crate) containers_version: Count,
     facts: String,
     facts_changed: bool,
+    /// What it was when it was read: whether it is Online, and the version of its containers.
+    before: (bool, Count),
 }
 
 impl PresenceState {
     /// Reads it from `first` on: the columns of [`presence_columns!`].
     pub(crate) fn read(host_id: HostId, row: &Row<'_>, first: usize) -> Result<Self, Failure> {
-        let word = required(text(row, first)?)?;
+        let presence = presence_of(required(text(row, first)?)?, row.get(first + 1)?, row.get(first + 2)?)?;
+        let containers_version = row.get(first + 6)?;
         Ok(Self {
             host_id,
-            presence: presence_of(word, row.get(first + 1)?, row.get(first + 2)?)?,
+            presence,
             newest_report_at: row.get(first + 3)?,
             newest_report_id: row.get(first + 4)?,
             last_complete_at: row.get(first + 5)?,
-            containers_version: row.get(first + 6)?,
+            containers_version,
+            before: (is_online(presence), containers_version),
             facts: required(text(row, first + 7)?)?.to_owned(),
             facts_changed: false,
         })
     }
 
-    /// Writes it over what is there; the facts, the largest part of it, only if they changed.
+    /// Writes it over what is there: most often only that the host is still heard. Every column that is named costs its
+    /// checks, and the facts are the largest part of the row.
     pub(crate) fn write(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
         const CONTACT: &str = "
             UPDATE host_presence
-            SET presence = ?2, last_seen_at = ?3, unreachable_since = ?4, newest_report_at = ?5, newest_report_id = ?6,
-                last_complete_at = ?7, containers_version = ?8
+            SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5
+            WHERE host_id = ?1";
+        const CHANGE: &str = "
+            UPDATE host_presence
+            SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
+                presence = ?6, unreachable_since = ?7, containers_version = ?8
             WHERE host_id = ?1";
         const FACTS: &str = "UPDATE host_presence SET facts = ?2 WHERE host_id = ?1";
         let host_id = Id::from(self.host_id);
-        let since = match self.presence {
-            Presence::Unreachable { since, .. } => Some(At(since)),
-            Presence::Pending | Presence::Online { .. } => None,
-        };
-        transaction.prepare_cached(CONTACT)?.execute(params![
-            host_id,
-            self.presence.status().as_str(),
-            self.presence.last_seen_at().map(At),
-            since,
-            self.newest_report_at,
-            self.newest_report_id,
-            self.last_complete_at,
-            self.containers_version,
-        ])?;
+        let last_seen_at = self.presence.last_seen_at().map(At);
+        let Self { newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
+        if self.before == (true, *containers_version) && is_online(self.presence) {
+            let contact = params![host_id, last_seen_at, newest_report_at, newest_report_id, last_complete_at];
+            transaction.prepare_cached(CONTACT)?.execute(contact)?;
+        } else {
+            let since = match self.presence {
+                Presence::Unreachable { since, .. } => Some(At(since)),
+                Presence::Pending | Presence::Online { .. } => None,
+            };
+            transaction.prepare_cached(CHANGE)?.execute(params![
+                host_id,
+                last_seen_at,
+                newest_report_at,
+                newest_report_id,
+                last_complete_at,
+                self.presence.status().as_str(),
+                since,
+                containers_version,
+            ])?;
+        }
         if self.facts_changed {
             transaction.prepare_cached(FACTS)?.execute(params![host_id, self.facts])?;
         }
@@ -130,6 +146,10 @@ impl PresenceState {
 
     /// Takes over what `newer` knows.
     pub(crate) fn merge_facts(&mut self, newer: &HostFacts) -> Result<(), Failure> {
+        // Agents say all they know each time.
+        if to_json(newer)? == self.facts {
+            return Ok(());
+        }
         let mut facts: HostFacts = from_json(&self.facts)?;
         if facts.merge(newer) {
             self.facts = to_json(&facts)?;
@@ -137,6 +157,10 @@ impl PresenceState {
         }
         Ok(())
     }
+}
+
+const fn is_online(presence: Presence) -> bool {
+    matches!(presence, Presence::Online { .. })
 }
 
 fn presence_of(word: &str, last_seen_at: Option<At>, unreachable_since: Option<At>) -> Result<Presence, Failure> {

@@ -222,6 +222,8 @@ fn insert_containers(
     // In the order of the table, so that each row is appended behind the one before it.
     rows.sort_unstable_by_key(|(key, _)| *key);
     let mut row = transaction.prepare_cached(INSERT_CONTAINER)?;
+    // It stays bound from row to row.
+    row.raw_bind_parameter(1, report_id)?;
     for (key, metrics) in rows {
         let ContainerMetrics {
             cpu_cores,
@@ -242,7 +244,6 @@ fn insert_containers(
             block_write_bytes,
             pids,
         ];
-        row.raw_bind_parameter(1, report_id)?;
         row.raw_bind_parameter(2, key)?;
         row.raw_bind_parameter(3, cpu_cores.map(Real))?;
         bind(&mut row, 4, counts.map(|count| count.map(Count)))?;

@@ -55,10 +55,11 @@ pub fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, FieldError> {
             not_json("an object is expected")
         });
     }
-    match serde_json::from_slice(json) {
-        Ok(value) => Ok(value),
+    // Whether it is UTF-8 is asked of the whole at once: of each of its strings, as serde_json would of bytes, costs more.
+    match std::str::from_utf8(json).map(serde_json::from_str) {
+        Ok(Ok(value)) => Ok(value),
         // Only a body that is refused pays for finding out where.
-        Err(_) => {
+        Ok(Err(_)) | Err(_) => {
             let mut deserializer = serde_json::Deserializer::from_slice(json);
             let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
                 Ok(_) => return Err(not_json("there is something after the JSON value")),
