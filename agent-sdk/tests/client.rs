@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::time::Duration;
+
 use enlist_agent_sdk::{Client, ClientError, reqwest};
 use enlist_core::secret::Prefix;
-use enlist_core::wire::{Code, ProposedState};
+use enlist_core::telemetry::{HostReport, Report};
+use enlist_core::wire::{Code, Problem, ProposedState, ReportStatus};
 use enlist_core::{PlainToken, SystemEntropy};
+use serde_json::{Value, json};
 use support::*;
 
 fn token() -> PlainToken {
@@ -57,6 +61,61 @@ async fn a_proposal_and_a_refresh_carry_a_claim_and_never_a_secret() {
     let refused = client.who_am_i(&access).await.expect_err("not found");
     assert!(matches!(refused, ClientError::Refused(_)), "{refused:?}");
     assert_eq!(server.asked()[3].bearer.as_deref(), Some("a.b.c"));
+}
+
+/// As many as may be, each with an answer of its own.
+#[tokio::test]
+async fn a_batch_is_answered_report_by_report() {
+    let server = Server::start(|_, asked| {
+        let answer = |(index, report): (usize, &Value)| match index % 2 {
+            0 => json!({"recorded_at": report["recorded_at"], "status": "accepted", "of_a_later_version": 1}),
+            _ => json!({"recorded_at": report["recorded_at"], "status": "rejected", "code": "invalid_field",
+                        "field": format!("/reports/{index}/containers/{}", "x".repeat(300))}),
+        };
+        let results: Vec<_> =
+            asked.body["reports"].as_array().expect("reports").iter().enumerate().map(answer).collect();
+        match asked.path.as_str() {
+            "/v1/agent/telemetry/batch" => {
+                ok(json!({"results": results, "server_time": now(), "next_report_in_ms": 30_000, "lease_ms": 60_000}))
+            }
+            _ => refusal(Code::NotFound),
+        }
+    })
+    .await;
+    let client = Client::new(&server.url).expect("a client");
+    let token = token();
+    let report = |n| Report {
+        recorded_at: now().saturating_sub(Duration::from_secs(n)),
+        host: HostReport::default(),
+        containers: Vec::new(),
+        containers_complete: false,
+        agent: None,
+    };
+    let reports: Vec<_> = (0..500).map(report).collect();
+    let reply = client.report_batch(&token, &reports).await.expect("acknowledged");
+    assert_eq!((reply.results.len(), reply.lease_ms), (500, 60_000));
+    assert_eq!(reply.results[0].status, ReportStatus::Accepted);
+    let rejected = &reply.results[1];
+    assert_eq!((rejected.recorded_at, rejected.status), (Some(reports[1].recorded_at), ReportStatus::Rejected));
+    assert_eq!(rejected.code, Some(Code::InvalidField));
+    let asked = &server.asked()[0];
+    assert_eq!(asked.bearer.as_deref(), Some(token.expose()));
+    // The server reads what was meant.
+    let read = enlist_core::telemetry::parse_batch(asked.body.to_string().as_bytes()).expect("a batch");
+    let read: Vec<_> = read.into_iter().map(|item| item.expect("it keeps its bounds").report).collect();
+    assert_eq!(read, reports);
+}
+
+#[tokio::test]
+async fn a_batch_too_many_is_sent_later() {
+    let server = Server::start(|_, _| {
+        let limited = Problem::new(Code::RateLimited, "later").with_retry_after(Duration::from_secs(5));
+        problem(&limited)
+    })
+    .await;
+    let error = Client::new(&server.url).expect("a client").report_batch(&token(), &[]).await.expect_err("too many");
+    assert!(matches!(&error, ClientError::RetryLater { status: 429, after, .. } if after.as_secs() == 5), "{error:?}");
+    assert!(!error.is_final());
 }
 
 #[tokio::test]

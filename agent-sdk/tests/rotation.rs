@@ -28,6 +28,7 @@ fn no_answers() -> Vec<fn() -> Answer> {
         || Answer::Silence,
         || Answer::Reply { status: 302, headers: vec![("location", "/v1/agent/self".into())], body: vec![] },
         || problem(&Problem::new(Code::Unavailable, "later").with_retry_after(Duration::from_secs(7))),
+        || problem(&Problem::new(Code::RateLimited, "later").with_retry_after(Duration::from_secs(7))),
         || problem(&Problem::new(Code::TokenRevoked, "under another status").with_status(403)),
     ]
 }

@@ -242,6 +242,11 @@ impl AgentToken {
         self.expires_at.is_some_and(|at| now >= at)
     }
 
+    /// Whether it expired so long ago that it cannot even propose a successor.
+    pub fn is_expired_for_good(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| now.saturating_since(at) > EXPIRY_GRACE)
+    }
+
     /// Whether it is Pending or Active.
     pub const fn is_live(&self) -> bool {
         matches!(self.state, AgentTokenState::Pending | AgentTokenState::Active { .. })
@@ -261,11 +266,8 @@ impl AgentToken {
         if matches!(self.state, AgentTokenState::Revoked { .. }) {
             return Refused(Refusal::Revoked);
         }
-        if let Some(expiry) = self.expires_at.filter(|at| now >= *at) {
-            let can_propose = now.saturating_since(expiry) <= EXPIRY_GRACE;
-            if !(can_propose && matches!(request, Request::Propose { .. })) {
-                return Refused(Refusal::Expired);
-            }
+        if self.is_expired(now) && (self.is_expired_for_good(now) || !matches!(request, Request::Propose { .. })) {
+            return Refused(Refusal::Expired);
         }
         match (self.state, request) {
             (AgentTokenState::Pending, _) => Verdict::PromoteFirst,

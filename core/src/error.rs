@@ -31,4 +31,10 @@ impl FieldError {
     pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { code: Code::InvalidField, field: field.into(), detail: detail.into() }
     }
+
+    /// The same for a document that stands at `pointer` in a larger one.
+    #[must_use]
+    pub fn within(self, pointer: &str) -> Self {
+        Self { field: format!("{pointer}{}", self.field), ..self }
+    }
 }

@@ -73,6 +73,7 @@ mod container;
 mod event;
 mod health;
 mod host;
+mod inflate;
 mod install_token;
 mod reply;
 mod request;

@@ -5,8 +5,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use enlist_core::fleet::{Admin, Agent, bearer};
+use enlist_core::fleet::{Admin, Agent, CatchUp, Live, RateLimited, bearer};
 use enlist_core::secret::IdempotencyKey;
 use enlist_core::wire::{Code, Problem, parse_json};
 use enlist_core::{Actor, AgentIdentity, Fleet};
@@ -21,7 +20,7 @@ use warp::{Filter, Rejection};
 use zeroize::Zeroizing;
 
 use crate::Routes;
-use crate::body::SMALL_BODY;
+use crate::body::{Body, Bounds, Held, SMALL_BODY};
 use crate::reply::{self, Answer, Refused, Response};
 use crate::request::{self, Request};
 
@@ -256,14 +255,46 @@ impl AgentCall {
         self.fleet.agent(&self.identity)
     }
 
-    /// The body. One that cannot be read is a contact all the same: the host has proved its credential.
-    pub(crate) async fn body(&mut self) -> Result<Bytes, Refused> {
-        let result = self.request.body.read(self.fleet.limits().body_bytes).await;
-        if result.is_err() {
-            self.agent().contact();
+    /// Leave for a live report or heartbeat, and then only its body. One that cannot be read is a contact all the same: the
+    /// host has proved its credential.
+    pub(crate) async fn live(&mut self) -> Result<(Live<'_>, Held), Refused> {
+        let Self { fleet, identity, request: Request { body, .. } } = self;
+        let live = match fleet.agent(identity).live() {
+            Ok(live) => live,
+            Err(limited) => return Err(refuse(body, limited).await),
+        };
+        let most = fleet.limits().body_bytes;
+        match body.read_inflated(Bounds { compressed: most, whole: most }, live.body_room()).await {
+            Ok(body) => Ok((live, body)),
+            Err(error) => {
+                live.contact();
+                Err(error.into())
+            }
         }
-        Ok(result?)
     }
+
+    /// The same for a batch.
+    pub(crate) async fn catch_up(&mut self) -> Result<(CatchUp<'_>, Held), Refused> {
+        let Self { fleet, identity, request: Request { body, .. } } = self;
+        let catch_up = match fleet.agent(identity).catch_up() {
+            Ok(catch_up) => catch_up,
+            Err(limited) => return Err(refuse(body, limited).await),
+        };
+        let bounds = Bounds { compressed: fleet.limits().body_bytes, whole: fleet.limits().batch_body_bytes };
+        match body.read_large(bounds, catch_up.body_room()).await {
+            Ok(body) => Ok((catch_up, body)),
+            Err(error) => {
+                catch_up.contact();
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// The refusal of a request whose body nobody will look at.
+async fn refuse(body: &mut Body, limited: RateLimited) -> Refused {
+    body.discard().await;
+    limited.into()
 }
 
 impl AdminCall {

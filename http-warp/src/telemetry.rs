@@ -17,14 +17,15 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 /// All but [`report`].
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
-    heartbeat(api).or(history(api)).unify().boxed()
+    heartbeat(api).or(batch(api)).unify().or(history(api)).unify().boxed()
 }
 
 pub(crate) fn report(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn take(mut call: AgentCall, (): ()) -> Answer {
-        let body = call.body().await?;
-        let taken = call.agent().report_json(&body).await?;
-        if !prefers_minimal(&call.request.head.headers) {
+        let minimal = prefers_minimal(&call.request.head.headers);
+        let (live, body) = call.live().await?;
+        let taken = live.report_json(&body.bytes).await?;
+        if !minimal {
             return Ok(json(StatusCode::OK, &taken));
         }
         let mut reply = no_content();
@@ -36,20 +37,30 @@ pub(crate) fn report(api: &Routes) -> BoxedFilter<(Response,)> {
         .at(warp::path!("agent" / "telemetry").map(|| ()))
 }
 
+fn batch(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn take(mut call: AgentCall, (): ()) -> Answer {
+        let (catch_up, body) = call.catch_up().await?;
+        Ok(json(StatusCode::OK, &catch_up.batch_json(&body.bytes).await?))
+    }
+    Resource::new(api, "/v1/agent/telemetry/batch")
+        .agent(Method::POST, take)
+        .at(warp::path!("agent" / "telemetry" / "batch").map(|| ()))
+}
+
 fn heartbeat(api: &Routes) -> BoxedFilter<(Response,)> {
     /// Nothing yet; a later version may say more.
     #[derive(Deserialize)]
     struct Heartbeat {}
 
     async fn take(mut call: AgentCall, (): ()) -> Answer {
-        let body = call.body().await?;
-        if !body.trim_ascii().is_empty()
-            && let Err(error) = enlist_core::wire::parse_json::<Heartbeat>(&body)
+        let (live, body) = call.live().await?;
+        if !body.bytes.trim_ascii().is_empty()
+            && let Err(error) = enlist_core::wire::parse_json::<Heartbeat>(&body.bytes)
         {
-            call.agent().contact();
+            live.contact();
             return Err(Refused::from(error));
         }
-        Ok(json(StatusCode::OK, &call.agent().heartbeat()?))
+        Ok(json(StatusCode::OK, &live.heartbeat()?))
     }
     Resource::new(api, "/v1/agent/heartbeat")
         .agent(Method::POST, take)

@@ -186,12 +186,21 @@ fn agent_cases(known: &KnownTo) -> Vec<Case> {
         ),
         case("a body over the limit", report(vec![b' '; limits().body_bytes + 1]), 413, "body_too_large", None),
         case(
-            "a compressed body",
-            with(report(b"x".to_vec()), "content-encoding", "gzip"),
+            "a body in an encoding that is not supported",
+            with(report(b"x".to_vec()), "content-encoding", "br"),
             415,
             "unsupported_encoding",
             None,
         ),
+        case(
+            "a damaged gzip stream",
+            with(report(b"x".to_vec()), "content-encoding", "gzip"),
+            400,
+            "invalid_encoding",
+            None,
+        ),
+        case("a batch that is not JSON", batch(&known.agent_token, b"oops"), 400, "invalid_json", None),
+        case("a batch without reports", batch(&known.agent_token, b"{}"), 422, "invalid_field", Some("/reports")),
         case("a heartbeat that is not JSON", heartbeat(&known.agent_token, b"oops"), 400, "invalid_json", None),
         case("a heartbeat that is no object", heartbeat(&known.agent_token, b"3"), 422, "invalid_field", Some("")),
     ]
@@ -433,6 +442,10 @@ fn telemetry(token: &str, body: Vec<u8>) -> Sent {
 
 fn heartbeat(token: &str, body: &[u8]) -> Sent {
     Sent { path: "/v1/agent/heartbeat".into(), ..telemetry(token, body.to_vec()) }
+}
+
+fn batch(token: &str, body: &[u8]) -> Sent {
+    Sent { path: "/v1/agent/telemetry/batch".into(), ..telemetry(token, body.to_vec()) }
 }
 
 fn get(path: &str) -> Sent {

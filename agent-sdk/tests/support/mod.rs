@@ -4,6 +4,7 @@
 
 pub(crate) mod fleet;
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -178,7 +179,13 @@ async fn read(request: Request<Incoming>) -> Asked {
         .headers()
         .get("authorization")
         .map(|value| value.to_str().expect("ASCII").strip_prefix("Bearer ").expect("a bearer token").to_owned());
-    let body = request.into_body().collect().await.expect("a body").to_bytes();
+    let compressed = request.headers().get("content-encoding").is_some_and(|coding| coding == "gzip");
+    let mut body = request.into_body().collect().await.expect("a body").to_bytes();
+    if compressed {
+        let mut whole = Vec::new();
+        flate2::read::GzDecoder::new(&*body).read_to_end(&mut whole).expect("gzip");
+        body = whole.into();
+    }
     Asked { path, bearer, body: serde_json::from_slice(&body).unwrap_or_default() }
 }
 

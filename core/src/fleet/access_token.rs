@@ -37,7 +37,8 @@ impl Fleet {
     /// token, as [`Fleet::propose_agent_token`] does; `key` is for a successor that the server draws.
     ///
     /// # Errors
-    /// By the rotation table; when the fleet issues none, or the presented token is not for refreshing.
+    /// By the rotation table; when the host does it too often; when the fleet issues none, or the presented token is not for
+    /// refreshing.
     pub async fn refresh(
         &self,
         bearer: &str,
@@ -48,9 +49,11 @@ impl Fleet {
         let access = fleet.access_tokens.as_ref().ok_or(RefreshError::Disabled)?;
         let presented = fleet.parse(bearer)?;
         let hash = presented.hash();
+        let held = fleet.held(&hash).await?;
+        fleet.admit_rotation(&held, fleet.now()).map_err(AuthenticateError::RateLimited)?;
         let mut refresh_token = None;
         if request.claim.is_some() || request.rotate {
-            let Held { host, token, .. } = fleet.held(&hash).await?;
+            let Held { host, token, .. } = &held;
             if token.kind != CredentialKind::Refresh {
                 return Err(RefreshError::NotARefreshToken);
             }
@@ -59,10 +62,11 @@ impl Fleet {
             if served == Verdict::Refused(Refusal::Expired) {
                 return Err(AuthenticateError::Refused(token.id, Refusal::Expired).into());
             }
-            let proposed = fleet.propose(&presented, request.claim, key).await?;
+            let token_id = token.id;
+            let proposed = fleet.propose(held, &presented, request.claim, key).await?;
             if proposed.state == ProposedState::Used {
                 // A duplicate that came late: what it was sent with is retired by now, and serving it would look like theft.
-                return Err(AuthenticateError::Refused(token.id, Refusal::Superseded).into());
+                return Err(AuthenticateError::Refused(token_id, Refusal::Superseded).into());
             }
             refresh_token = proposed.token;
         }

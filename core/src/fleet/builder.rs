@@ -10,7 +10,8 @@ use crate::entropy::{Entropy, SystemEntropy};
 use crate::fleet::access_token::AccessTokens;
 use crate::fleet::alarm::{Alarms, ReusePolicy};
 use crate::fleet::driver::Drivers;
-use crate::fleet::limits::{Limits, RefusalLimit};
+use crate::fleet::gauge::Gauge;
+use crate::fleet::limits::{AgentLimits, Limits, RefusalLimit};
 use crate::fleet::prefixes::Prefixes;
 use crate::fleet::{Fleet, Inner, cache, contact, queue};
 use crate::id::TenantId;
@@ -110,7 +111,9 @@ impl FleetBuilder {
             cache: cache::CredentialCache::new(limits.cached_credentials, limits.credential_cache_ttl),
             contacts: contact::Contacts::default(),
             reports: sender,
+            bodies: Gauge::new(limits.queue_bytes),
             refusals: RefusalLimit::new(limits.refused_exchanges_per_minute, Arc::clone(&clock)),
+            agents: AgentLimits::new(&limits, &clock),
             alarms: Alarms::default(),
             reuse_policy,
             #[cfg(feature = "access-tokens")]

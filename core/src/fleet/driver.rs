@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
 
-use crate::fleet::queue::{Job, Receiver};
+use crate::fleet::queue::{Job, Outcomes, Receiver, Slot};
 use crate::fleet::retention::prune_store;
 use crate::fleet::watch::watch_changes;
 use crate::fleet::{Fleet, Inner};
@@ -105,10 +105,11 @@ async fn commit_reports(fleet: &Inner, mut receiver: Receiver, shutdown: impl Fu
 }
 
 fn fill_batch(fleet: &Inner, first: Job, receiver: &mut Receiver) -> Vec<Job> {
-    let mut bytes = first.slot.bytes();
+    let (mut reports, mut bytes) = (first.appends.len(), first.slot.bytes());
     let mut batch = vec![first];
-    while batch.len() < fleet.limits.batch_reports && bytes < fleet.limits.batch_bytes {
+    while reports < fleet.limits.batch_reports && bytes < fleet.limits.batch_bytes {
         let Some(job) = receiver.try_next() else { break };
+        reports += job.appends.len();
         bytes += job.slot.bytes();
         batch.push(job);
     }
@@ -118,15 +119,17 @@ fn fill_batch(fleet: &Inner, first: Job, receiver: &mut Receiver) -> Vec<Job> {
 async fn commit_batch(fleet: &Inner, batch: Vec<Job>) {
     let mut waiting = Vec::with_capacity(batch.len());
     let mut reports = Vec::with_capacity(batch.len());
-    for Job { append, reply, slot } in batch {
-        reports.push(append);
-        waiting.push((reply, slot));
+    for Job { appends, reply, slot } in batch {
+        waiting.push(Waiting { reply, count: appends.len(), _slot: slot });
+        reports.extend(appends);
     }
+    let count = reports.len();
     // A request whose future was dropped is stored all the same; there is only nobody to tell.
     match fleet.store.append(reports).await {
-        Ok(appended) if appended.outcomes.len() == waiting.len() => {
-            for ((reply, _slot), outcome) in waiting.into_iter().zip(appended.outcomes) {
-                let _ = reply.send(Ok(outcome));
+        Ok(appended) if appended.outcomes.len() == count => {
+            let mut outcomes = appended.outcomes.into_iter();
+            for Waiting { reply, count, _slot } in waiting {
+                let _ = reply.send(Ok(outcomes.by_ref().take(count).collect()));
             }
         }
         Ok(_) => {
@@ -134,16 +137,21 @@ async fn commit_batch(fleet: &Inner, batch: Vec<Job>) {
             refuse_all(waiting, &StoreError::new(StoreErrorKind::Corrupt));
         }
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, reports = waiting.len(), "reports not stored");
+            tracing::warn!(error = &error as &dyn std::error::Error, reports = count, "reports not stored");
             refuse_all(waiting, &error);
         }
     }
 }
 
-type Waiting = (futures_channel::oneshot::Sender<Result<crate::store::AppendOutcome, StoreError>>, super::queue::Slot);
+/// Who waits for the answer of a job, and for how many reports.
+struct Waiting {
+    reply: futures_channel::oneshot::Sender<Outcomes>,
+    count: usize,
+    _slot: Slot,
+}
 
 fn refuse_all(waiting: Vec<Waiting>, error: &StoreError) {
-    for (reply, _slot) in waiting {
+    for Waiting { reply, .. } in waiting {
         let _ = reply.send(Err(error.clone()));
     }
 }

@@ -14,6 +14,14 @@ use crate::wire::{AgentAction, Code, Problem};
 /// How long a client waits before it asks a service again that could not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// Too many requests of this kind. Nothing was written, and it is no contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests: wait, and send the same again")]
+pub struct RateLimited {
+    /// After how long the next one is taken.
+    pub retry_after: Duration,
+}
+
 /// Why an administrative verb was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,7 +85,7 @@ pub enum EnrolError {
     Refused(AgentTokenId, Refusal),
     /// Too many refused exchanges from this address.
     #[error("too many refused exchanges")]
-    RateLimited(Duration),
+    RateLimited(#[source] RateLimited),
     /// The token is for a tenant, and this version makes no hosts from one yet.
     #[error("install tokens of a tenant cannot be exchanged yet: ask for one of a host")]
     TenantBound,
@@ -133,6 +141,9 @@ pub enum AuthenticateError {
         /// What was its host.
         host_id: HostId,
     },
+    /// Its host has proposed and refreshed too often: says nothing about the credential.
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
     /// The store failed: says nothing about the credential.
     #[error(transparent)]
     Store(StoreError),
@@ -154,7 +165,8 @@ pub enum RefreshError {
     Authenticate(#[from] AuthenticateError),
 }
 
-/// Why a report was refused. Nothing of it was written.
+/// Why a report, or a whole batch of them, was refused. Nothing of a report was written; of a batch nothing was
+/// acknowledged, and it can be sent again as it is: what was written of it is then a duplicate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
@@ -169,7 +181,7 @@ pub enum ReportError {
     /// The host was archived meanwhile.
     #[error("the host is archived")]
     HostArchived,
-    /// The queue is full.
+    /// The queue is full, or too many large bodies are held.
     #[error("the ingest queue is full")]
     Overloaded,
     /// The store failed, or the drivers do not run: it was not acknowledged. If the error is retryable, send it again.
@@ -225,6 +237,12 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<RateLimited> for Problem {
+    fn from(error: RateLimited) -> Self {
+        Self::new(Code::RateLimited, error.to_string()).with_retry_after(error.retry_after)
+    }
+}
+
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Self {
         let detail = error.to_string();
@@ -262,7 +280,7 @@ impl From<EnrolError> for Problem {
             EnrolError::ClaimInUse => Self { field: Some("/claim".into()), ..Self::new(Code::ClaimInUse, detail) }
                 .with_action(AgentAction::Propose),
             EnrolError::Refused(token_id, refusal) => refused(token_id, refusal),
-            EnrolError::RateLimited(after) => Self::new(Code::RateLimited, detail).with_retry_after(after),
+            EnrolError::RateLimited(limited) => Self { detail, ..limited.into() },
             EnrolError::TenantBound => about_token(Code::InvalidField),
             EnrolError::Store(error) => error.into(),
         }
@@ -308,6 +326,7 @@ impl From<AuthenticateError> for Problem {
                 host_id: Some(host_id),
                 ..Self::new(Code::HostDeleted, detail).with_action(AgentAction::Stop)
             },
+            AuthenticateError::RateLimited(limited) => limited.into(),
             AuthenticateError::Store(error) => error.into(),
         }
     }

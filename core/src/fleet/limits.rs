@@ -1,18 +1,15 @@
-//! Windows, sizes and rates, and the limiters that hold to them.
+//! Windows, sizes and rates of a fleet.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::clock::Clock as _;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::keyed::DefaultKeyedStateStore;
-use governor::{Quota, RateLimiter};
-
 use crate::clock::Clock;
 use crate::fleet::builder::BuildError;
+use crate::fleet::error::RateLimited;
+use crate::fleet::rate::KeyedLimit;
+use crate::id::{AgentTokenId, HostId};
 
 /// Windows, sizes and rates of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +21,21 @@ pub struct Limits {
     pub report_interval: Duration,
     /// How long an install token can be exchanged unless its maker says otherwise. Default 15 min.
     pub install_token_life: Duration,
-    /// The largest body of an agent's request, in bytes. Default 1 MiB. HTTP adapters hold to it.
+    /// The largest body of an agent's request, in bytes, as it is sent and as it inflates. Default 1 MiB. HTTP adapters hold
+    /// to it.
     pub body_bytes: usize,
-    /// How many reports may wait for the store. Default 4,096.
+    /// The largest body of a batch of reports, in bytes, as it inflates; compressed it is sent in `body_bytes` at most.
+    /// Default 8 MiB. HTTP adapters hold to it.
+    pub batch_body_bytes: usize,
+    /// How many reports may wait for the store; those of batches fill at most half of it. Default 4,096. A batch that is
+    /// larger than that half by itself is taken only while nothing else waits.
     pub queue_reports: usize,
-    /// How many bytes of JSON may wait for the store. Default 64 MiB.
+    /// How many bytes of JSON may wait for the store; those of batches fill at most half of it. As much again is held at most
+    /// in bodies of batches and in what other bodies inflated to. Default 64 MiB.
     pub queue_bytes: usize,
-    /// How many reports one transaction takes. Default 256.
+    /// How many reports one transaction takes, and up to half as many more that came in one batch. Default 256.
     pub batch_reports: usize,
-    /// How many bytes of JSON one transaction takes. Default 4 MiB.
+    /// How many bytes of JSON one transaction takes before the last of its reports is added. Default 4 MiB.
     pub batch_bytes: usize,
     /// How many credentials are remembered. Default 100,000.
     pub cached_credentials: usize,
@@ -57,6 +60,14 @@ pub struct Limits {
     pub rotate_after: Option<Duration>,
     /// How many refused exchanges a minute an address may have (IPv6: a /64); `None` for no limit. Default 30.
     pub refused_exchanges_per_minute: Option<NonZeroU32>,
+    /// How many live reports and heartbeats a minute an agent token may send, all of a minute's at once if it likes; `None`
+    /// for no limit. Default 60.
+    pub live_per_minute: Option<NonZeroU32>,
+    /// How many batches a minute an agent token may send besides; `None` for no limit. Default 12.
+    pub batches_per_minute: Option<NonZeroU32>,
+    /// How many proposals of successors and refreshes together a minute a host may send; `None` for no limit. Default 12.
+    /// Of the host, since each rotation makes another token.
+    pub rotations_per_minute: Option<NonZeroU32>,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -69,6 +80,7 @@ impl Default for Limits {
             report_interval: Duration::from_secs(30),
             install_token_life: crate::install_token::DEFAULT_LIFE,
             body_bytes: 1 << 20,
+            batch_body_bytes: 8 << 20,
             queue_reports: 4096,
             queue_bytes: 64 << 20,
             batch_reports: 256,
@@ -84,20 +96,34 @@ impl Default for Limits {
             agent_token_life: None,
             rotate_after: None,
             refused_exchanges_per_minute: NonZeroU32::new(30),
+            live_per_minute: NonZeroU32::new(60),
+            batches_per_minute: NonZeroU32::new(12),
+            rotations_per_minute: NonZeroU32::new(12),
         }
     }
 }
 
 impl Limits {
+    /// How often agents are asked to report.
+    pub(super) fn report_pace(&self) -> Duration {
+        self.report_interval.min(self.liveness_window / 3)
+    }
+
     pub(super) fn check(&self) -> Result<(), BuildError> {
         let rules = [
             (self.liveness_window >= Duration::from_secs(3), "the liveness window is at least 3 s"),
             (!self.report_interval.is_zero(), "the report interval is not zero"),
+            (
+                self.live_per_minute.is_none_or(|live| self.report_pace().saturating_mul(live.get()) >= MINUTE),
+                "live_per_minute lets agents report as often as they are asked to",
+            ),
             (!self.install_token_life.is_zero(), "the life of an install token is not zero"),
             (self.install_token_life <= crate::install_token::MAX_LIFE, "an install token lives at most 30 days"),
             (self.body_bytes >= 1024, "a body may have at least 1 KiB"),
             (self.queue_reports > 0 && self.batch_reports > 0, "the queue and a batch hold at least one report"),
             (self.queue_bytes >= self.body_bytes, "the queue holds at least one body"),
+            (self.batch_body_bytes >= self.body_bytes, "a batch may be as large as any other body"),
+            (self.queue_bytes / 2 >= self.batch_body_bytes, "half of the queue holds at least one batch"),
             // A report that is pruned while it can still be sent again would be stored again.
             (self.telemetry_retention >= DAY, "reports are kept for at least a day"),
             (!self.prune_interval.is_zero(), "the prune interval is not zero"),
@@ -145,44 +171,35 @@ fn first_half(address: Ipv6Addr) -> u64 {
     (address.to_bits() >> 64) as u64
 }
 
-/// Core's clock as governor wants one.
-#[derive(Clone)]
-struct Monotonic(Arc<dyn Clock>);
-
-impl governor::clock::Clock for Monotonic {
-    type Instant = Nanos;
-
-    fn now(&self) -> Self::Instant {
-        self.0.monotonic().into()
-    }
-}
-
-type AddressLimiter = RateLimiter<Source, DefaultKeyedStateStore<Source>, Monotonic, NoOpMiddleware<Nanos>>;
-
 /// Counts refused exchanges by address. Only refusals count, and only refusals are limited: a neighbour behind the
 /// same address can never keep a valid enrolment out.
-pub(super) struct RefusalLimit {
-    limiter: Option<AddressLimiter>,
-    clock: Monotonic,
-}
+pub(super) struct RefusalLimit(KeyedLimit<Source>);
 
 impl RefusalLimit {
-    /// How many addresses are remembered before those that could start afresh are forgotten.
-    const REMEMBERED: usize = 65_536;
-
     pub(super) fn new(per_minute: Option<NonZeroU32>, clock: Arc<dyn Clock>) -> Self {
-        let clock = Monotonic(clock);
-        let limiter = per_minute
-            .map(|rate| RateLimiter::new(Quota::per_minute(rate), DefaultKeyedStateStore::default(), clock.clone()));
-        Self { limiter, clock }
+        Self(KeyedLimit::new(per_minute, clock))
     }
 
     /// Counts a refusal; beyond the limit, says how long to wait.
-    pub(super) fn count(&self, address: Option<IpAddr>) -> Result<(), Duration> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        if limiter.len() > Self::REMEMBERED {
-            limiter.retain_recent();
+    pub(super) fn count(&self, address: Option<IpAddr>) -> Result<(), RateLimited> {
+        self.0.count(&Source::from(address))
+    }
+}
+
+/// What agents are held to: a bucket for each thing that they do, so that none keeps them from another.
+pub(super) struct AgentLimits {
+    pub(super) live: KeyedLimit<AgentTokenId>,
+    pub(super) batches: KeyedLimit<AgentTokenId>,
+    pub(super) rotations: KeyedLimit<HostId>,
+}
+
+impl AgentLimits {
+    pub(super) fn new(limits: &Limits, clock: &Arc<dyn Clock>) -> Self {
+        let (live, batches) = (limits.live_per_minute, limits.batches_per_minute);
+        Self {
+            live: KeyedLimit::new(live, Arc::clone(clock)),
+            batches: KeyedLimit::new(batches, Arc::clone(clock)),
+            rotations: KeyedLimit::new(limits.rotations_per_minute, Arc::clone(clock)),
         }
-        limiter.check_key(&Source::from(address)).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 }

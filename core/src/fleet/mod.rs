@@ -11,21 +11,25 @@
 
 #[cfg(feature = "access-tokens")]
 mod access_token;
+mod admission;
 mod agent_token;
 mod alarm;
 mod authenticate;
 mod builder;
 mod cache;
+mod catch_up;
 mod contact;
 mod driver;
 mod error;
 mod event;
 mod exchange;
+mod gauge;
 mod host;
 mod install_token;
 mod limits;
 mod prefixes;
 mod queue;
+mod rate;
 mod retention;
 mod rotation;
 mod sync;
@@ -35,21 +39,23 @@ mod watch;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use admission::BodyRoom;
 pub use agent_token::TokenFilter;
 pub use alarm::ReusePolicy;
 pub use authenticate::{AgentIdentity, bearer};
 pub use builder::{BuildError, FleetBuilder};
+pub use catch_up::CatchUp;
 #[cfg(feature = "tokio")]
 pub use driver::TokioTimer;
 pub use driver::{Drivers, Timer};
 #[cfg(feature = "access-tokens")]
 pub use error::RefreshError;
-pub use error::{AdminError, AgentError, AuthenticateError, EnrolError, ReportError};
+pub use error::{AdminError, AgentError, AuthenticateError, EnrolError, RateLimited, ReportError};
 pub use event::EventFilter;
 pub use host::HostFilter;
 pub use limits::Limits;
 pub use prefixes::Prefixes;
-pub use telemetry::TelemetryRange;
+pub use telemetry::{Live, TelemetryRange};
 
 use crate::clock::{Clock, Timestamp};
 use crate::entropy::Entropy;
@@ -77,7 +83,10 @@ struct Inner {
     cache: cache::CredentialCache,
     contacts: contact::Contacts,
     reports: queue::Sender,
+    /// Bodies of batches, and what others inflated to, by bytes.
+    bodies: Arc<gauge::Gauge>,
     refusals: limits::RefusalLimit,
+    agents: limits::AgentLimits,
     alarms: alarm::Alarms,
     reuse_policy: ReusePolicy,
     #[cfg(feature = "access-tokens")]
@@ -102,7 +111,7 @@ impl Fleet {
         Admin { fleet: &self.inner, actor }
     }
 
-    /// What a host does for itself.
+    /// What a host does for itself. Reports and heartbeats go through [`Agent::live`], batches through [`Agent::catch_up`].
     pub fn agent<'a>(&'a self, identity: &'a AgentIdentity) -> Agent<'a> {
         Agent { fleet: &self.inner, identity }
     }
@@ -153,11 +162,20 @@ pub struct Admin<'a> {
     actor: &'a Actor,
 }
 
-/// The verbs of one authenticated host. Made by [`Fleet::agent`]. Every verb but a rate-limited one is a contact.
+/// The verbs of one authenticated host. Made by [`Fleet::agent`].
+///
+/// Every request of a host is a contact, save one that its rate limits refuse: so [`Agent::live`] and [`Agent::catch_up`],
+/// which ask them, are the only ways to report, and each gives leave for one request.
 #[derive(Clone, Copy)]
 pub struct Agent<'a> {
     fleet: &'a Inner,
     identity: &'a AgentIdentity,
+}
+
+impl std::fmt::Debug for Agent<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("host_id", &self.identity.host_id()).finish_non_exhaustive()
+    }
 }
 
 impl Admin<'_> {
@@ -224,7 +242,7 @@ impl Inner {
 
     /// When an agent shall report next: at most a third of the liveness window.
     fn next_report_in_ms(&self) -> u64 {
-        millis(self.limits.report_interval.min(self.limits.liveness_window / 3))
+        millis(self.limits.report_pace())
     }
 }
 

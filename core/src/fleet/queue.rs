@@ -1,23 +1,28 @@
 //! The queue between requests and the driver: bounded by reports and by bytes, and closed unless the driver runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use futures_channel::{mpsc, oneshot};
 
+use crate::fleet::gauge::{Claim, Gauge, Lane};
 use crate::store::{Append, AppendOutcome, StoreError, StoreErrorKind};
 
-/// A report that waits for its commit.
+/// What became of the reports of a job, in their order.
+pub(super) type Outcomes = Result<Vec<AppendOutcome>, StoreError>;
+
+/// Reports that wait for their commit, which is one for all of them.
 pub(super) struct Job {
-    pub(super) append: Append,
-    pub(super) reply: oneshot::Sender<Result<AppendOutcome, StoreError>>,
+    pub(super) appends: Vec<Append>,
+    pub(super) reply: oneshot::Sender<Outcomes>,
     pub(super) slot: Slot,
 }
 
-/// The place that a report takes in the queue, from being sent until its answer is known.
+/// The place that a job takes in the queue, from being sent until its answer is known.
 pub(super) struct Slot {
-    shared: Arc<Shared>,
-    bytes: usize,
+    /// Held for its drop only.
+    _reports: Claim,
+    bytes: Claim,
 }
 
 /// Why a report was not taken.
@@ -32,21 +37,15 @@ pub(super) enum Refused {
 /// The end that requests hold.
 pub(super) struct Sender {
     jobs: mpsc::UnboundedSender<Job>,
-    shared: Arc<Shared>,
-    max_reports: usize,
-    max_bytes: usize,
+    phase: Arc<AtomicU8>,
+    reports: Arc<Gauge>,
+    bytes: Arc<Gauge>,
 }
 
 /// The end that the driver holds. While it lives and was opened, reports are taken.
 pub(super) struct Receiver {
     jobs: mpsc::UnboundedReceiver<Job>,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    phase: AtomicU8,
-    reports: AtomicUsize,
-    bytes: AtomicUsize,
+    phase: Arc<AtomicU8>,
 }
 
 /// `Drivers::run` was not polled yet.
@@ -58,15 +57,15 @@ const CLOSED: u8 = 2;
 pub(super) fn channel(max_reports: usize, max_bytes: usize) -> (Sender, Receiver) {
     // Unbounded in itself: the slots bound it, by reports and by bytes, which a bounded channel cannot.
     let (sender, receiver) = mpsc::unbounded();
-    let shared =
-        Arc::new(Shared { phase: AtomicU8::new(IDLE), reports: AtomicUsize::new(0), bytes: AtomicUsize::new(0) });
-    (Sender { jobs: sender, shared: Arc::clone(&shared), max_reports, max_bytes }, Receiver { jobs: receiver, shared })
+    let phase = Arc::new(AtomicU8::new(IDLE));
+    let (reports, bytes) = (Gauge::new(max_reports), Gauge::new(max_bytes));
+    (Sender { jobs: sender, phase: Arc::clone(&phase), reports, bytes }, Receiver { jobs: receiver, phase })
 }
 
 impl Sender {
     /// Whether the drivers run.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let reason = match self.shared.phase.load(Ordering::Acquire) {
+        let reason = match self.phase.load(Ordering::Acquire) {
             OPEN => return Ok(()),
             IDLE => "the drivers do not run: spawn Drivers::run",
             _ => "the drivers have stopped",
@@ -74,34 +73,38 @@ impl Sender {
         Err(StoreError::with_source(StoreErrorKind::Unavailable, reason))
     }
 
-    /// Takes a report; its answer comes through the receiver, which ends without one if the driver is dropped.
+    /// Takes groups of reports, each with its bytes: all of them or none. A group is committed as one and in its order, after
+    /// those before it; its answer comes through the receiver, which ends without one if the driver is dropped.
     pub(super) fn send(
         &self,
-        append: Append,
-        bytes: usize,
-    ) -> Result<oneshot::Receiver<Result<AppendOutcome, StoreError>>, Refused> {
+        lane: Lane,
+        groups: Vec<(Vec<Append>, usize)>,
+    ) -> Result<Vec<oneshot::Receiver<Outcomes>>, Refused> {
         self.check().map_err(|_| Refused::Closed)?;
-        let slot = Slot::take(&self.shared, bytes);
-        let (reports, queued) =
-            (self.shared.reports.load(Ordering::Relaxed), self.shared.bytes.load(Ordering::Relaxed));
-        if reports > self.max_reports || queued > self.max_bytes {
+        let (mut reports, mut bytes) = (self.reports.claim(lane), self.bytes.claim(lane));
+        let of_all = |count: fn(&(Vec<Append>, usize)) -> usize| groups.iter().map(count).sum();
+        if !reports.grow(of_all(|(appends, _)| appends.len())) || !bytes.grow(of_all(|(_, bytes)| *bytes)) {
             return Err(Refused::Full);
         }
-        let (reply, answer) = oneshot::channel();
-        self.jobs.unbounded_send(Job { append, reply, slot }).map_err(|_| Refused::Closed)?;
-        Ok(answer)
+        let send = |(appends, size): (Vec<Append>, usize)| {
+            let slot = Slot { _reports: reports.split(appends.len()), bytes: bytes.split(size) };
+            let (reply, answer) = oneshot::channel();
+            self.jobs.unbounded_send(Job { appends, reply, slot }).map_err(|_| Refused::Closed)?;
+            Ok(answer)
+        };
+        groups.into_iter().map(send).collect()
     }
 }
 
 impl Receiver {
     /// Lets reports in.
     pub(super) fn open(&self) {
-        self.shared.phase.store(OPEN, Ordering::Release);
+        self.phase.store(OPEN, Ordering::Release);
     }
 
     /// Lets no more reports in; those that were taken can still be received.
     pub(super) fn close(&mut self) {
-        self.shared.phase.store(CLOSED, Ordering::Release);
+        self.phase.store(CLOSED, Ordering::Release);
         self.jobs.close();
     }
 
@@ -123,20 +126,7 @@ impl Drop for Receiver {
 }
 
 impl Slot {
-    fn take(shared: &Arc<Shared>, bytes: usize) -> Self {
-        shared.reports.fetch_add(1, Ordering::Relaxed);
-        shared.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Self { shared: Arc::clone(shared), bytes }
-    }
-
     pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.shared.reports.fetch_sub(1, Ordering::Relaxed);
-        self.shared.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes.amount()
     }
 }

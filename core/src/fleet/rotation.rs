@@ -25,7 +25,8 @@ impl Fleet {
     /// Dropping the future leaves the successor either accepted or not.
     ///
     /// # Errors
-    /// By the rotation table; a failing store is [`AuthenticateError::Store`], never a refusal.
+    /// By the rotation table; [`AuthenticateError::RateLimited`] when the host does it too often; a failing store is
+    /// [`AuthenticateError::Store`], never a refusal.
     pub async fn propose_agent_token(
         &self,
         bearer: &str,
@@ -33,22 +34,26 @@ impl Fleet {
         key: Option<&IdempotencyKey>,
     ) -> Result<ProposedAgentToken, AuthenticateError> {
         let presented = self.inner.parse(bearer)?;
-        self.inner.propose(&presented, request.claim, key).await
+        let held = self.inner.held(&presented.hash()).await?;
+        self.inner.admit_rotation(&held, self.inner.now())?;
+        self.inner.propose(held, &presented, request.claim, key).await
     }
 }
 
 impl Inner {
+    /// Proposes a successor of the presented token, which was `held` so just now and was admitted.
     pub(super) async fn propose(
         &self,
+        mut held: Held,
         presented: &PlainToken,
         claim: Option<TokenHash>,
         key: Option<&IdempotencyKey>,
     ) -> Result<ProposedAgentToken, AuthenticateError> {
         for _ in 0..Self::ATTEMPTS {
-            let held = self.held(&presented.hash()).await?;
             if let Some(reply) = self.try_propose(held, presented, claim, key).await? {
                 return Ok(reply);
             }
+            held = self.held(&presented.hash()).await?;
         }
         Err(AuthenticateError::Store(StoreErrorKind::Unavailable.into()))
     }

@@ -5,7 +5,9 @@ use serde::Deserialize;
 use crate::clock::Timestamp;
 use crate::container::Container;
 use crate::error::FieldError;
+use crate::fleet::admission::BodyRoom;
 use crate::fleet::error::{AdminError, AgentError, ReportError};
+use crate::fleet::gauge::Lane;
 use crate::fleet::queue::Refused;
 use crate::fleet::{Admin, Agent, page_body, page_size, parse_cursor};
 use crate::host::Status;
@@ -33,37 +35,73 @@ pub struct TelemetryRange {
     pub limit: Option<usize>,
 }
 
-impl Agent<'_> {
-    /// Takes a live report as JSON, and returns once it is durable.
+/// Leave for one live report or heartbeat. Made by [`Agent::live`].
+#[derive(Debug)]
+#[must_use = "it is leave for one request"]
+pub struct Live<'a> {
+    pub(super) agent: Agent<'a>,
+}
+
+impl Live<'_> {
+    /// Takes a report as JSON, and returns once it is durable.
     ///
     /// Dropping the future once it was queued does not take the report back; sent again, it is a duplicate.
     ///
     /// # Errors
     /// When it breaks a bound or was measured at an implausible time; when the host was archived or deleted meanwhile;
     /// when the queue is full; when the store or the drivers cannot take it. In none of these cases it was acknowledged.
-    pub async fn report_json(&self, json: &[u8]) -> Result<TelemetryReply, ReportError> {
-        let report = parse_report(json).map_err(|error| self.invalid(error))?;
-        self.ingest(report, json.len()).await
+    pub async fn report_json(self, json: &[u8]) -> Result<TelemetryReply, ReportError> {
+        let report = parse_report(json).map_err(|error| self.agent.invalid(error))?;
+        self.agent.ingest(report, json.len()).await
     }
 
-    /// Takes a live report that was parsed elsewhere; otherwise as [`Agent::report_json`].
+    /// Takes a report that was parsed elsewhere; otherwise as [`Live::report_json`].
     ///
     /// # Errors
-    /// As [`Agent::report_json`].
-    pub async fn report(&self, report: Report) -> Result<TelemetryReply, ReportError> {
-        validate(&report).map_err(|error| self.invalid(error))?;
+    /// As [`Live::report_json`].
+    pub async fn report(self, report: Report) -> Result<TelemetryReply, ReportError> {
+        validate(&report).map_err(|error| self.agent.invalid(error))?;
         let bytes = weight(&report);
-        self.ingest(report, bytes).await
+        self.agent.ingest(report, bytes).await
     }
 
     /// Says that the host is alive.
     ///
     /// # Errors
     /// When the drivers do not run: nobody would write it down.
-    pub fn heartbeat(&self) -> Result<HeartbeatReply, AgentError> {
-        self.fleet.reports.check()?;
-        self.contact();
+    pub fn heartbeat(self) -> Result<HeartbeatReply, AgentError> {
+        let Agent { fleet, identity } = self.agent;
+        fleet.reports.check()?;
+        self.agent.contact();
         Ok(HeartbeatReply {
+            server_time: fleet.now(),
+            next_report_in_ms: fleet.next_report_in_ms(),
+            rotate: identity.is_old(fleet.now()),
+            lease_ms: fleet.lease_ms(),
+        })
+    }
+
+    /// Notes that the host has proved its credential, for a request that an adapter has to refuse before it can call a
+    /// verb, such as one whose body is too large. The verbs do it by themselves.
+    pub fn contact(self) {
+        self.agent.contact();
+    }
+
+    /// Room for a body that inflates. One that is sent as it is needs none: it is as large as what was sent.
+    pub fn body_room(&self) -> BodyRoom {
+        self.agent.body_room(Lane::Live)
+    }
+}
+
+impl Agent<'_> {
+    async fn ingest(self, report: Report, bytes: usize) -> Result<TelemetryReply, ReportError> {
+        let now = self.fleet.now();
+        judge_recorded_at(report.recorded_at, now).map_err(|error| self.invalid(error))?;
+        let append = Append { contact: self.contact_at(now), report };
+        let mut outcomes = self.append(Lane::Live, vec![(vec![append], bytes)]).await?;
+        let outcome = outcomes.pop().expect("the driver answers for each report of a job");
+        Ok(TelemetryReply {
+            status: self.status_of(outcome)?,
             server_time: self.fleet.now(),
             next_report_in_ms: self.fleet.next_report_in_ms(),
             rotate: self.identity.is_old(self.fleet.now()),
@@ -71,22 +109,13 @@ impl Agent<'_> {
         })
     }
 
-    /// Notes that the host has proved its credential. Every verb does it by itself; an adapter calls it for a request
-    /// that it has to refuse before it can call one, such as a body that is too large.
-    pub fn contact(&self) {
-        self.fleet.contacts.note(self.identity.host_id(), self.identity.token_id(), self.fleet.now());
-    }
-
-    async fn ingest(&self, report: Report, bytes: usize) -> Result<TelemetryReply, ReportError> {
-        let now = self.fleet.now();
-        judge_recorded_at(report.recorded_at, now).map_err(|error| self.invalid(error))?;
-        let contact = Contact {
-            host_id: self.identity.host_id(),
-            token_id: self.identity.token_id(),
-            at: now,
-            event_id: EventId::generate(now, &*self.fleet.entropy),
-        };
-        let answer = self.fleet.reports.send(Append { contact, report }, bytes).map_err(|refused| {
+    /// Queues groups of reports, all of them or none, and waits for what became of each, in their order.
+    pub(super) async fn append(
+        self,
+        lane: Lane,
+        groups: Vec<(Vec<Append>, usize)>,
+    ) -> Result<Vec<AppendOutcome>, ReportError> {
+        let answers = self.fleet.reports.send(lane, groups).map_err(|refused| {
             // The contact is as good as if the report had been taken.
             self.contact();
             match refused {
@@ -96,42 +125,62 @@ impl Agent<'_> {
                 }
             }
         })?;
-        let outcome = answer.await.unwrap_or_else(|_| {
-            let reason = "the drivers stopped before the report was committed";
-            Err(StoreError::with_source(StoreErrorKind::Unavailable, reason))
-        });
-        let outcome = outcome.map_err(|error| {
-            self.contact();
-            ReportError::Store(error)
-        })?;
-        let status = match outcome {
-            AppendOutcome::Accepted => ReportStatus::Accepted,
-            AppendOutcome::Duplicate => ReportStatus::Duplicate,
-            AppendOutcome::Conflict => ReportStatus::Conflict,
-            AppendOutcome::HostArchived => return Err(ReportError::HostArchived),
+        let mut outcomes = Vec::new();
+        let mut failed: Option<StoreError> = None;
+        for answer in answers {
+            let answer = answer.await.unwrap_or_else(|_| {
+                let reason = "the drivers stopped before the report was committed";
+                Err(StoreError::with_source(StoreErrorKind::Unavailable, reason))
+            });
+            match answer {
+                Ok(group) => outcomes.extend(group),
+                // Of several, one that says "later": then all of it is sent again, and what was stored is a duplicate.
+                Err(error) if failed.as_ref().is_none_or(|known| !known.is_retryable()) => failed = Some(error),
+                Err(_) => {}
+            }
+        }
+        match failed {
+            None => Ok(outcomes),
+            Some(error) => {
+                self.contact();
+                Err(ReportError::Store(error))
+            }
+        }
+    }
+
+    /// What an agent is told of a report.
+    pub(super) fn status_of(self, outcome: AppendOutcome) -> Result<ReportStatus, ReportError> {
+        match outcome {
+            AppendOutcome::Accepted => Ok(ReportStatus::Accepted),
+            AppendOutcome::Duplicate => Ok(ReportStatus::Duplicate),
+            AppendOutcome::Conflict => Ok(ReportStatus::Conflict),
+            AppendOutcome::HostArchived => Err(ReportError::HostArchived),
             // Deleted a moment ago, most likely: but only a tombstone may tell an agent so, since it then erases its
             // credential. The next request meets it, if it is there.
             AppendOutcome::HostAbsent => {
                 self.fleet.forget_all();
-                return Err(ReportError::Store(StoreErrorKind::Unavailable.into()));
+                Err(ReportError::Store(StoreErrorKind::Unavailable.into()))
             }
             AppendOutcome::Failed(error) => {
                 // What a report says never changes presence: the host has proved its credential all the same.
                 self.contact();
-                return Err(ReportError::Store(error));
+                Err(ReportError::Store(error))
             }
-        };
-        Ok(TelemetryReply {
-            status,
-            server_time: self.fleet.now(),
-            next_report_in_ms: self.fleet.next_report_in_ms(),
-            rotate: self.identity.is_old(self.fleet.now()),
-            lease_ms: self.fleet.lease_ms(),
-        })
+        }
+    }
+
+    /// A contact of this moment, to be written with a report.
+    pub(super) fn contact_at(self, at: Timestamp) -> Contact {
+        Contact {
+            host_id: self.identity.host_id(),
+            token_id: self.identity.token_id(),
+            at,
+            event_id: EventId::generate(at, &*self.fleet.entropy),
+        }
     }
 
     /// A report that is refused is a contact all the same: what it says never changes presence.
-    fn invalid(&self, error: FieldError) -> ReportError {
+    pub(super) fn invalid(self, error: FieldError) -> ReportError {
         self.contact();
         ReportError::Invalid { error, server_time: self.fleet.now() }
     }
@@ -191,7 +240,7 @@ impl Admin<'_> {
 }
 
 /// About as many bytes as the report has as JSON: what it costs to hold it in the queue.
-fn weight(report: &Report) -> usize {
+pub(super) fn weight(report: &Report) -> usize {
     let container = |container: &Container| {
         let Container { container_id, name, image, error, labels, ports, .. } = container;
         let texts = container_id.len() + name.len() + image.len() + error.as_ref().map_or(0, String::len);

@@ -53,6 +53,22 @@ pub fn judge_recorded_at(recorded_at: Timestamp, now: Timestamp) -> Result<(), F
     })
 }
 
+/// Whether a report that was kept back was measured at a plausible time: within `retention` before and five minutes after
+/// `now`. What is older would be deleted as soon as it was stored.
+///
+/// # Errors
+/// `too_old`, `clock_skew`.
+pub fn judge_catch_up(recorded_at: Timestamp, now: Timestamp, retention: Duration) -> Result<(), FieldError> {
+    let (code, detail) = if recorded_at < now.saturating_sub(retention) {
+        (Code::TooOld, "reports of that time are not kept any more")
+    } else if recorded_at > now.saturating_add(CLOCK_AHEAD) {
+        (Code::ClockSkew, "a report was measured at most five minutes ahead of the server's clock; compare server_time")
+    } else {
+        return Ok(());
+    };
+    Err(FieldError { code, field: "/recorded_at".to_owned(), detail: detail.to_owned() })
+}
+
 /// Holds a report to its bounds.
 ///
 /// # Errors

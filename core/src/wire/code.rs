@@ -66,12 +66,18 @@ codes! {
     TooManyContainers = "too_many_containers", 422, "Too many containers";
     /// The report was measured at an implausible time; compare `server_time`.
     ClockSkew = "clock_skew", 422, "Clock skew";
+    /// The report was measured before the time that reports are kept for.
+    TooOld = "too_old", 422, "Too old";
+    /// More reports than a batch may hold.
+    TooManyReports = "too_many_reports", 422, "Too many reports";
     /// The request did not arrive in time.
     RequestTimeout = "request_timeout", 408, "Request timeout";
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, "Body too large";
     /// The body's encoding is not supported.
     UnsupportedEncoding = "unsupported_encoding", 415, "Unsupported content encoding";
+    /// The body is not what its encoding says: damaged, cut short, or followed by something else.
+    InvalidEncoding = "invalid_encoding", 400, "Damaged encoding";
     /// No credential was presented.
     MissingToken = "missing_token", 401, "Credential required";
     /// The presented credential is unknown, malformed or of the wrong kind.

@@ -28,7 +28,9 @@ pub use install_token::{
     ProposedHost,
 };
 pub use problem::Problem;
-pub use telemetry::{ContainerSnapshotBody, HeartbeatReply, ReportStatus, SnapshotBody, TelemetryReply};
+pub use telemetry::{
+    BatchReply, BatchResult, ContainerSnapshotBody, HeartbeatReply, ReportStatus, SnapshotBody, TelemetryReply,
+};
 
 use crate::error::FieldError;
 

@@ -43,6 +43,9 @@ pub struct Problem {
     /// Sent as the header `Retry-After`, in whole seconds, rounded up.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
+    /// Sent as the header `Accept-Encoding` (RFC 9110 §15.5.16): which encoding of the body would have been taken.
+    #[serde(skip)]
+    pub accept_encoding: Option<&'static str>,
 }
 
 impl Problem {
@@ -63,6 +66,7 @@ impl Problem {
             token_id: None,
             host_id: None,
             retry_after: None,
+            accept_encoding: None,
         }
     }
 
@@ -105,6 +109,9 @@ impl Problem {
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.push(("retry-after", seconds.max(1).to_string()));
+        }
+        if let Some(encodings) = self.accept_encoding {
+            headers.push(("accept-encoding", encodings.to_owned()));
         }
         headers
     }

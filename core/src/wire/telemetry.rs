@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::container::ContainerMetrics;
 use crate::telemetry::{AgentReport, ContainerSnapshot, HostMetrics, HostSnapshot};
+use crate::wire::Code;
 
 /// What became of a report that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum ReportStatus {
     Duplicate,
     /// Another report of the same time was stored before; that one stays.
     Conflict,
+    /// It was refused, and nothing of it written; only reports of a batch have this status.
+    Rejected,
     /// A status of a later version.
     #[serde(other)]
     Unknown,
@@ -39,6 +42,37 @@ pub struct TelemetryReply {
     /// Two thirds of the liveness window, from *sending* this request by the agent's monotonic clock: when it ends
     /// without another acknowledgement, call off work.
     pub lease_ms: u64,
+}
+
+/// 200 of `POST /v1/agent/telemetry/batch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchReply {
+    /// What became of each report, in the order of the request.
+    pub results: Vec<BatchResult>,
+    /// The server's clock.
+    pub server_time: Timestamp,
+    /// When to report next.
+    pub next_report_in_ms: u64,
+    /// As in [`TelemetryReply::rotate`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotate: bool,
+    /// As in [`TelemetryReply::lease_ms`].
+    pub lease_ms: u64,
+}
+
+/// What became of a report of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchResult {
+    /// When it was measured; `null` if that could not be read.
+    pub recorded_at: Option<Timestamp>,
+    /// What became of it.
+    pub status: ReportStatus,
+    /// Why it was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// A JSON Pointer into the batch to what was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
 }
 
 /// 200 of `POST /v1/agent/heartbeat`.

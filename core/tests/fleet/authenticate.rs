@@ -234,7 +234,7 @@ async fn a_deleted_hosts_agent_is_told_that_its_host_was_deleted() {
     store.commit(Commit::of(deletion, Vec::new())).await.unwrap();
 
     let report = format!(r#"{{"recorded_at": "{}", "host": {{"metrics": {{}}}}}}"#, world.fleet.now());
-    let refused = world.fleet.agent(&identity).report_json(report.as_bytes()).await.unwrap_err();
+    let refused = world.fleet.agent(&identity).live().unwrap().report_json(report.as_bytes()).await.unwrap_err();
     assert_eq!(Problem::from(refused).status, 503);
 
     let problem = Problem::from(world.fleet.authenticate(token.expose()).await.unwrap_err());

@@ -42,7 +42,7 @@ async fn stored(world: &World, host_id: HostId) -> usize {
 }
 
 async fn send(world: &World, identity: &AgentIdentity, body: &Value) -> Result<ReportStatus, Problem> {
-    let reply = world.fleet.agent(identity).report_json(body.to_string().as_bytes()).await;
+    let reply = world.fleet.agent(identity).live().unwrap().report_json(body.to_string().as_bytes()).await;
     reply.map(|reply| reply.status).map_err(Problem::from)
 }
 
@@ -50,7 +50,7 @@ async fn send(world: &World, identity: &AgentIdentity, body: &Value) -> Result<R
 async fn a_report_is_stored_and_read_back() {
     let world = World::new().running().await;
     let identity = world.identity("a").await;
-    let reply = world.fleet.agent(&identity).report_json(body().to_string().as_bytes()).await.unwrap();
+    let reply = world.fleet.agent(&identity).live().unwrap().report_json(body().to_string().as_bytes()).await.unwrap();
     assert_eq!(reply.status, ReportStatus::Accepted);
     assert_eq!((reply.server_time, reply.next_report_in_ms, reply.lease_ms), (at(0), 30_000, 60_000));
     let admin = world.fleet.admin(&world.root);
@@ -177,7 +177,7 @@ async fn what_is_not_json_is_400_and_stored_nowhere() {
     let trailing = format!("{} {{}}", body());
     let cut = &body().to_string()[..100];
     for text in ["", "{", "nonsense", "\u{0}", &nan, &trailing, cut] {
-        let error = world.fleet.agent(&identity).report_json(text.as_bytes()).await.unwrap_err();
+        let error = world.fleet.agent(&identity).live().unwrap().report_json(text.as_bytes()).await.unwrap_err();
         let problem = Problem::from(error);
         assert_eq!((problem.status, problem.code.as_str(), problem.field), (400, "invalid_json", None), "{text}");
     }
@@ -214,7 +214,7 @@ async fn a_refused_report_is_a_contact_all_the_same() {
 async fn a_heartbeat_is_a_contact() {
     let world = World::new().running().await;
     let identity = world.identity("a").await;
-    let reply = world.fleet.agent(&identity).heartbeat().unwrap();
+    let reply = world.fleet.agent(&identity).live().unwrap().heartbeat().unwrap();
     assert_eq!((reply.lease_ms, reply.next_report_in_ms), (60_000, 30_000));
     until_online(&world, identity.host_id()).await;
 }
@@ -236,7 +236,7 @@ async fn contacts_that_wait_are_written_at_shutdown() {
         tokio::task::yield_now().await;
     }
     let identity = world.identity("a").await;
-    world.fleet.agent(&identity).heartbeat().unwrap();
+    world.fleet.agent(&identity).live().unwrap().heartbeat().unwrap();
     stop.send(()).unwrap();
     running.await.unwrap();
     assert_eq!(status(&world, identity.host_id()).await, Status::Online);
@@ -249,7 +249,7 @@ async fn without_drivers_a_report_and_a_heartbeat_fail_at_once() {
     let problem = send(&world, &identity, &body()).await.unwrap_err();
     assert_eq!((problem.status, problem.code.as_str()), (503, "unavailable"));
     assert!(problem.retry_after.is_some());
-    assert!(world.fleet.agent(&identity).heartbeat().is_err());
+    assert!(world.fleet.agent(&identity).live().unwrap().heartbeat().is_err());
     let error = world.fleet.check().await.unwrap_err();
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("spawn Drivers::run"));
 }
@@ -265,12 +265,12 @@ async fn drivers_dropped_in_mid_flight_leave_a_clear_error() {
     let fleet = world.fleet.clone();
     let waiting = tokio::spawn({
         let identity = identity.clone();
-        async move { fleet.agent(&identity).report(sample::report(at(0))).await.map(|_| ()) }
+        async move { fleet.agent(&identity).live().unwrap().report(sample::report(at(0))).await.map(|_| ()) }
     });
     tokio::task::yield_now().await;
     drop(running);
     assert!(matches!(waiting.await.unwrap(), Err(ReportError::Store(_))));
-    let refused = world.fleet.agent(&identity).report(sample::report(at(0))).await;
+    let refused = world.fleet.agent(&identity).live().unwrap().report(sample::report(at(0))).await;
     assert!(matches!(refused, Err(ReportError::Store(_))));
     assert_eq!(stored(&world, identity.host_id()).await, 0);
 }
@@ -284,7 +284,7 @@ async fn what_was_taken_before_the_shutdown_is_committed() {
     let mut running = Box::pin(drivers.run(TokioTimer, async move { drop(stopped.await) }));
     assert!(futures_util::poll!(running.as_mut()).is_pending());
     let agent = world.fleet.agent(&identity);
-    let reports: Vec<_> = (0..10).map(|n| agent.report(sample::report(at(n)))).collect();
+    let reports: Vec<_> = (0..10).map(|n| agent.live().unwrap().report(sample::report(at(n)))).collect();
     let mut reports = futures_util::future::join_all(reports);
     // All of them queue up, none is answered yet; then the end comes first.
     assert!(futures_util::poll!(&mut reports).is_pending());
@@ -304,10 +304,10 @@ async fn drivers_stop_under_load_and_write_the_contacts_of_the_last_moment() {
     let mut running = Box::pin(drivers.run(TokioTimer, async move { drop(stopped.await) }));
     assert!(futures_util::poll!(running.as_mut()).is_pending());
     let agent = world.fleet.agent(&identity);
-    let mut first = Box::pin(agent.report(sample::report(at(0))));
+    let mut first = Box::pin(agent.live().unwrap().report(sample::report(at(0))));
     assert!(futures_util::poll!(first.as_mut()).is_pending());
     stop.send(()).unwrap();
-    world.fleet.agent(&quiet).heartbeat().unwrap();
+    world.fleet.agent(&quiet).live().unwrap().heartbeat().unwrap();
     // Both are ready at the next poll: the report and the shutdown. One poll is enough for all of it.
     assert!(futures_util::poll!(running.as_mut()).is_ready());
     assert_eq!(first.await.unwrap().status, ReportStatus::Accepted);
@@ -321,7 +321,7 @@ async fn a_full_queue_is_503_with_retry_after_and_empties_again() {
     for by_bytes in [false, true] {
         let mut limits = Limits::default();
         if by_bytes {
-            (limits.queue_bytes, limits.body_bytes) = (4 * 2048, 1024);
+            (limits.queue_bytes, limits.batch_body_bytes, limits.body_bytes) = (4 * 2048, 1024, 1024);
         } else {
             limits.queue_reports = 3;
         }
@@ -333,7 +333,7 @@ async fn a_full_queue_is_503_with_retry_after_and_empties_again() {
         let agent = world.fleet.agent(&identity);
         let mut waiting: Vec<_> = Vec::new();
         let refused = loop {
-            let mut report = Box::pin(agent.report(sample::report(at(waiting.len() as i64))));
+            let mut report = Box::pin(agent.live().unwrap().report(sample::report(at(waiting.len() as i64))));
             match futures_util::poll!(report.as_mut()) {
                 std::task::Poll::Pending => waiting.push(report),
                 std::task::Poll::Ready(reply) => break reply.unwrap_err(),
@@ -346,7 +346,8 @@ async fn a_full_queue_is_503_with_retry_after_and_empties_again() {
         let driven = futures_util::future::select(futures_util::future::join_all(waiting), running).await;
         let futures_util::future::Either::Left((replies, running)) = driven else { panic!("the drivers ended") };
         assert!(replies.into_iter().all(|reply| reply.is_ok()));
-        let again = futures_util::future::select(Box::pin(agent.report(sample::report(at(99)))), running).await;
+        let again =
+            futures_util::future::select(Box::pin(agent.live().unwrap().report(sample::report(at(99)))), running).await;
         let futures_util::future::Either::Left((reply, _)) = again else { panic!("the drivers ended") };
         reply.unwrap();
     }
@@ -360,7 +361,7 @@ async fn a_request_that_goes_away_gives_its_place_back() {
     let identity = world.identity("a").await;
     let agent = world.fleet.agent(&identity);
     for n in 0..50 {
-        let mut report = Box::pin(agent.report(sample::report(at(n))));
+        let mut report = Box::pin(agent.live().unwrap().report(sample::report(at(n))));
         let _ = futures_util::poll!(report.as_mut());
         drop(report);
         tokio::task::yield_now().await;
@@ -368,7 +369,7 @@ async fn a_request_that_goes_away_gives_its_place_back() {
     while stored(&world, identity.host_id()).await == 0 {
         tokio::task::yield_now().await;
     }
-    agent.report(sample::report(at(99))).await.unwrap();
+    agent.live().unwrap().report(sample::report(at(99))).await.unwrap();
 }
 
 #[tokio::test]
@@ -379,7 +380,7 @@ async fn many_at_once_are_all_answered_and_all_there() {
         identities.push(world.identity(&format!("h{n}")).await);
     }
     let agents: Vec<_> = identities.iter().map(|identity| world.fleet.agent(identity)).collect();
-    let reports = agents.iter().flat_map(|agent| (0..40).map(|n| agent.report(sample::report(at(n)))));
+    let reports = agents.iter().flat_map(|agent| (0..40).map(|n| agent.live().unwrap().report(sample::report(at(n)))));
     let replies = futures_util::future::join_all(reports).await;
     assert!(replies.into_iter().all(|reply| reply.unwrap().status == ReportStatus::Accepted));
     for identity in &identities {
@@ -440,9 +441,13 @@ fn limits_that_contradict_each_other_are_refused() {
     assert!(!refused(|_| {}));
     assert!(refused(|limits| limits.queue_reports = 0));
     assert!(refused(|limits| limits.queue_bytes = limits.body_bytes - 1));
+    assert!(refused(|limits| limits.batch_body_bytes = limits.body_bytes - 1));
+    assert!(refused(|limits| limits.queue_bytes = 2 * limits.batch_body_bytes - 1));
     assert!(refused(|limits| limits.credential_cache_ttl = Duration::from_secs(31)));
     assert!(refused(|limits| limits.contact_interval = Duration::ZERO));
     assert!(refused(|limits| limits.liveness_window = Duration::ZERO));
+    assert!(refused(|limits| limits.report_interval = Duration::from_millis(999)));
+    assert!(!refused(|limits| limits.report_interval = Duration::from_secs(1)));
     assert!(refused(|limits| limits.install_token_life = Duration::from_secs(31 * 24 * 3600)));
 }
 

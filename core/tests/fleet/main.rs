@@ -3,8 +3,10 @@
 mod admin;
 mod authenticate;
 mod cache;
+mod catch_up;
 mod exchange;
 mod ingest;
+mod limits;
 #[cfg(feature = "access-tokens")]
 mod refresh;
 mod retention;

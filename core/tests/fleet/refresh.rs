@@ -1,11 +1,12 @@
 //! Refresh tokens, and the access tokens that they buy.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use enlist_core::access_token::{AccessToken, Issuer, SigningKey};
 use enlist_core::agent_token::{CredentialKind, RETIRE_GRACE};
-use enlist_core::fleet::{Limits, RefreshError, ReusePolicy};
+use enlist_core::fleet::{FleetBuilder, Limits, RefreshError, ReusePolicy};
 use enlist_core::lineage::Overlap;
 use enlist_core::secret::IdempotencyKey;
 use enlist_core::wire::{
@@ -352,4 +353,32 @@ async fn an_access_token_does_not_outlive_what_bought_it() {
     assert_eq!(bought.expires_at, world.fleet.now().saturating_add(LIFE / 2));
     world.clock.advance(LIFE / 2);
     assert_eq!(world.work(&bought.access_token).await.unwrap().0, "token_expired");
+}
+
+/// Each rotation makes another token, so a share of each would be none; and buying access tokens gives no share of work.
+#[tokio::test]
+async fn refreshes_and_rotations_of_a_host_share_a_limit_and_access_tokens_one_of_work() {
+    let mut limits = Limits::default();
+    limits.rotations_per_minute = NonZeroU32::new(4);
+    let configured = |builder: FleetBuilder| builder.limits(limits).access_tokens(issuer("enlist"));
+    let world = World::with(MemoryStore::new(), configured).running().await;
+    let (_, token) = world.refreshing("a").await;
+    let successor = agent_token();
+    let first = world.access(&token).await;
+    let second = world.access(&token).await;
+    world.buy(&token, RefreshAccessToken { claim: Some(successor.hash()), rotate: false }).await.unwrap();
+    world.propose(&token, &successor).await.unwrap();
+    for presented in [&token, &successor] {
+        let problem = world.buy(presented, RefreshAccessToken::default()).await.unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.retry_after), ("rate_limited", Some(Duration::from_secs(15))));
+    }
+    assert_eq!(world.count("agent_token.promoted").await, 1, "the successor was refused before it was used");
+    let mut taken = 0;
+    for access in [first, second].iter().cycle().take(100) {
+        let identity = world.fleet.authenticate(access.expose()).await.unwrap();
+        taken += usize::from(world.fleet.agent(&identity).live().is_ok());
+    }
+    assert_eq!(taken, 60);
+    world.clock.advance(Duration::from_secs(15));
+    assert_eq!(world.work(&world.access(&successor).await).await, None);
 }

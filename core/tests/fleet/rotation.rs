@@ -426,7 +426,7 @@ async fn the_server_asks_for_a_rotation_at_two_thirds_of_a_life_and_after_a_time
         let (_, token) = world.in_use("a").await;
         let asked = async || {
             let identity = world.fleet.authenticate(token.expose()).await.unwrap();
-            world.fleet.agent(&identity).heartbeat().unwrap().rotate
+            world.fleet.agent(&identity).live().unwrap().heartbeat().unwrap().rotate
         };
         world.clock.advance(asked_from * DAY - MICROSECOND);
         assert!(!asked().await, "{life:?} {after:?}");
@@ -436,7 +436,7 @@ async fn the_server_asks_for_a_rotation_at_two_thirds_of_a_life_and_after_a_time
         assert!(world.fleet.agent(&identity).who_am_i().rotate);
         let successor = world.rotated(&token).await;
         let identity = world.fleet.authenticate(successor.expose()).await.unwrap();
-        assert!(!world.fleet.agent(&identity).heartbeat().unwrap().rotate);
+        assert!(!world.fleet.agent(&identity).live().unwrap().heartbeat().unwrap().rotate);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A store that can be watched at its work.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Change, Commit, Contact, ContainerQuery,
-    ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
-    Silence, StoreError, StoreErrorKind, Subscription, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Change, Commit, Contact,
+    ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known,
+    Page, Prune, Pruned, Silence, StoreError, StoreErrorKind, Subscription, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
-use enlist_core::{MemoryStore, Store, TokenHash};
+use enlist_core::{MemoryStore, Store, Timestamp, TokenHash};
 use tokio::sync::{Mutex, Notify};
 
 /// `MemoryStore` that counts what caches are for, and holds an answer back.
@@ -36,6 +36,12 @@ pub(crate) struct Watched {
     pub(crate) hanging: Arc<AtomicBool>,
     /// Its subscriptions tell of nothing before they are asked.
     pub(crate) lazy: Arc<AtomicBool>,
+    /// When the reports of each transaction were measured.
+    pub(crate) appended: Arc<std::sync::Mutex<Vec<Vec<Timestamp>>>>,
+    /// Reports of these times cannot be stored.
+    pub(crate) unstorable: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
+    /// Transactions that begin with a report of one of these times fail.
+    pub(crate) refused: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
     told: Arc<std::sync::Mutex<VecDeque<Change>>>,
     telling: Arc<Notify>,
 }
@@ -111,7 +117,23 @@ impl Store for Watched {
         self.inner.list_events(query).await
     }
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
-        self.inner.append(reports).await
+        let times: Vec<_> = reports.iter().map(|append| append.report.recorded_at).collect();
+        if let Some(kind) = self.refused.lock().unwrap().get(&times[0]) {
+            return Err((*kind).into());
+        }
+        self.appended.lock().unwrap().push(times.clone());
+        let unstorable = self.unstorable.lock().unwrap().clone();
+        let storable = reports.into_iter().filter(|append| !unstorable.contains_key(&append.report.recorded_at));
+        let mut appended = self.inner.append(storable.collect()).await?;
+        let mut stored = appended.outcomes.into_iter();
+        appended.outcomes = times
+            .iter()
+            .map(|time| match unstorable.get(time) {
+                Some(kind) => AppendOutcome::Failed((*kind).into()),
+                None => stored.next().expect("the others were stored"),
+            })
+            .collect();
+        Ok(appended)
     }
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         self.inner.touch(contacts).await

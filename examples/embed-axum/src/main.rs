@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -104,9 +104,15 @@ async fn exchange(
     json(StatusCode::OK, &fleet.enrol(request, Some(peer.ip())).await?)
 }
 
-async fn report(State(fleet): State<Fleet>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
+async fn report(State(fleet): State<Fleet>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
     let identity = agent(&fleet, &headers).await?;
-    json(StatusCode::OK, &fleet.agent(&identity).report_json(&body).await?)
+    // The rate limit first: whoever sends too much has none of it read.
+    let live = fleet.agent(&identity).live()?;
+    let Ok(body) = to_bytes(body, fleet.limits().body_bytes).await else {
+        live.contact();
+        return Err(Problem::new(Code::BodyTooLarge, "The body is too large, or ended early.").into());
+    };
+    json(StatusCode::OK, &live.report_json(&body).await?)
 }
 
 fn app(fleet: Fleet) -> Router {

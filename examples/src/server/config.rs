@@ -44,6 +44,18 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_EXCHANGE_PER_MINUTE", default_value_t = 30)]
     pub exchange_per_minute: u32,
 
+    /// Live reports and heartbeats a minute that an agent token may send; 0 for no limit.
+    #[arg(long, env = "ENLIST_LIVE_PER_MINUTE", default_value_t = 60)]
+    pub live_per_minute: u32,
+
+    /// Batches of reports a minute that an agent token may send; 0 for no limit.
+    #[arg(long, env = "ENLIST_BATCHES_PER_MINUTE", default_value_t = 12)]
+    pub batches_per_minute: u32,
+
+    /// Rotations and refreshes a minute that a host may ask for; 0 for no limit.
+    #[arg(long, env = "ENLIST_ROTATIONS_PER_MINUTE", default_value_t = 12)]
+    pub rotations_per_minute: u32,
+
     /// How long an agent token lives from its first use on, and each of its successors. Agents rotate at two thirds of it,
     /// and can for 7 days after its end. For ever unless it is set.
     #[arg(long, env = "ENLIST_AGENT_TOKEN_LIFE", value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -138,6 +150,9 @@ impl ServeArgs {
         limits.agent_token_life = self.agent_token_life;
         limits.rotate_after = self.rotate_after;
         limits.refused_exchanges_per_minute = NonZeroU32::new(self.exchange_per_minute);
+        limits.live_per_minute = NonZeroU32::new(self.live_per_minute);
+        limits.batches_per_minute = NonZeroU32::new(self.batches_per_minute);
+        limits.rotations_per_minute = NonZeroU32::new(self.rotations_per_minute);
         limits
     }
 }

@@ -92,7 +92,7 @@ async fn the_same_on_postgresql() {
 
 async fn kill_under_load(database: &str) {
     for round in 0..3u32 {
-        let server = ServerProcess::start_on(database, &[], "warn").await;
+        let server = ServerProcess::start_on(database, &["--live-per-minute", "0"], "warn").await;
         let api = Api::new(&server);
         let start = SystemClock::default().now();
         // Names are free again: the hosts of the round before are archived.
@@ -104,7 +104,7 @@ async fn kill_under_load(database: &str) {
         for (host_id, (token, sender)) in senders {
             outcomes.insert(host_id, (token, sender.await.unwrap()));
         }
-        let server = ServerProcess::start_on(database, &[], "warn").await;
+        let server = ServerProcess::start_on(database, &["--live-per-minute", "0"], "warn").await;
         let api = Api::new(&server);
         let acknowledged: usize = outcomes.values().map(|(_, sent)| sent.acknowledged.len()).sum();
         assert!(acknowledged >= 20, "the blow fell under load");
@@ -133,7 +133,7 @@ async fn kill_under_load(database: &str) {
 async fn a_server_told_to_stop_commits_what_it_has_taken_and_exits_cleanly() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("fleet.db");
-    let server = ServerProcess::start(&database, &[], "info").await;
+    let server = ServerProcess::start(&database, &["--live-per-minute", "0"], "info").await;
     let api = Api::new(&server);
     let senders = load(&api, 8, SystemClock::default().now()).await;
     until_stored(&api, senders.keys().next().unwrap(), 20).await;

@@ -17,7 +17,8 @@ async fn the_tables_hold_row_by_row() {
     let made =
         Command::new(env!("CARGO_BIN_EXE_enlist-server")).arg("make-signing-key").arg(&key).output().await.unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let arguments = ["--exchange-per-minute", "0", "--access-token-key", key.to_str().expect("it is text")];
+    let key = key.to_str().expect("it is text");
+    let arguments = ["--exchange-per-minute", "0", "--rotations-per-minute", "0", "--access-token-key", key];
     let server = ServerProcess::start(&directory.path().join("fleet.db"), &arguments, "warn").await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/walk-credentials");
     let output = Command::new(script).arg(&server.url).env("ADMIN", ADMIN).env("REFRESH", "1").output().await;

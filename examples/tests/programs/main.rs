@@ -2,6 +2,7 @@
 
 mod accept;
 mod admin_token;
+mod catch_up;
 mod crash;
 mod credentials;
 mod demo;

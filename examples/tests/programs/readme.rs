@@ -31,6 +31,7 @@ async fn the_walk_with_curl_enrols_a_host_and_reads_its_report_back() {
     assert!(output.status.success(), "{text}\n{errors}");
     assert!(text.contains(r#""status":"accepted""#), "{text}");
     assert!(text.contains(r#""cpu_percent":12.5"#), "{text}");
+    assert!(text.contains(r#""status":"rejected","code":"too_old""#), "{text}");
     assert!(text.contains(r#""code":"host_archived""#), "{text}");
     let api = Api::new(&server);
     let (_, hosts) = api.call("GET", "/v1/hosts?status=archived", ADMIN, None).await;

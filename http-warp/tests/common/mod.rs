@@ -88,7 +88,7 @@ pub fn now() -> Timestamp {
 
 pub fn limits() -> Limits {
     let mut limits = Limits::default();
-    limits.body_bytes = 256 << 10;
+    (limits.body_bytes, limits.batch_body_bytes) = (256 << 10, 512 << 10);
     limits.contact_interval = Duration::from_millis(20);
     limits
 }
