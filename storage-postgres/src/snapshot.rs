@@ -6,8 +6,9 @@ use enlist_core::Timestamp;
 use enlist_core::container::{Container, ContainerMetrics};
 use enlist_core::store::TelemetryQuery;
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostReport, HostSnapshot, Report};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 
 use crate::column::{At, Count, Id, from_json, overread, to_json};
 use crate::error::Failure;
@@ -26,31 +27,40 @@ macro_rules! snapshot_columns {
     };
 }
 
-/// What is there already stays, and is not returned. The containers of all reports come in arrays that are as long as
-/// there are containers, of which each report takes its part: arrays of arrays of different lengths do not exist in
-/// PostgreSQL, and as text it would have to read every number. Without containers the bounds are null, and so is the part.
-const INSERT: &str = "
-    INSERT INTO {schema}.host_metric_snapshots
-        (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
-         memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
-         network_tx_bytes, uptime_seconds, custom, agent, container_ids, container_cpu_cores,
-         container_memory_used_bytes, container_memory_limit_bytes, container_network_rx_bytes,
-         container_network_tx_bytes, container_block_read_bytes, container_block_write_bytes, container_pids)
-    SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
-           v.memory_used_bytes, v.memory_total_bytes, v.swap_used_bytes, v.swap_total_bytes, v.disk_used_bytes,
-           v.disk_total_bytes, v.network_rx_bytes, v.network_tx_bytes, v.uptime_seconds, v.custom::json, v.agent::json,
-           ($21::text[])[v.low:v.high], ($22::double precision[])[v.low:v.high], ($23::bigint[])[v.low:v.high],
-           ($24::bigint[])[v.low:v.high], ($25::bigint[])[v.low:v.high], ($26::bigint[])[v.low:v.high],
-           ($27::bigint[])[v.low:v.high], ($28::bigint[])[v.low:v.high], ($29::bigint[])[v.low:v.high]
-    FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::double precision[], $5::double precision[],
-                $6::double precision[], $7::double precision[], $8::bigint[], $9::bigint[], $10::bigint[],
-                $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[],
-                $18::text[], $19::integer[], $20::integer[])
-        AS v (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
-              memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes,
-              network_rx_bytes, network_tx_bytes, uptime_seconds, custom, agent, low, high)
-    ON CONFLICT (host_id, recorded_at) DO NOTHING
-    RETURNING host_id, recorded_at";
+/// The containers of all reports come in arrays that are as long as there are containers, of which each report takes its
+/// part: arrays of arrays of different lengths do not exist in PostgreSQL, and as text it would have to read every number.
+/// Without containers the bounds are null, and so is the part.
+macro_rules! insert {
+    ($end:literal) => {
+        concat!(
+            "INSERT INTO {schema}.host_metric_snapshots
+                 (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
+                  memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
+                  network_tx_bytes, uptime_seconds, custom, agent, container_ids, container_cpu_cores,
+                  container_memory_used_bytes, container_memory_limit_bytes, container_network_rx_bytes,
+                  container_network_tx_bytes, container_block_read_bytes, container_block_write_bytes, container_pids)
+             SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
+                    v.memory_used_bytes, v.memory_total_bytes, v.swap_used_bytes, v.swap_total_bytes, v.disk_used_bytes,
+                    v.disk_total_bytes, v.network_rx_bytes, v.network_tx_bytes, v.uptime_seconds, v.custom::json, v.agent::json,
+                    ($21::text[])[v.low:v.high], ($22::double precision[])[v.low:v.high], ($23::bigint[])[v.low:v.high],
+                    ($24::bigint[])[v.low:v.high], ($25::bigint[])[v.low:v.high], ($26::bigint[])[v.low:v.high],
+                    ($27::bigint[])[v.low:v.high], ($28::bigint[])[v.low:v.high], ($29::bigint[])[v.low:v.high]
+             FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::double precision[], $5::double precision[],
+                         $6::double precision[], $7::double precision[], $8::bigint[], $9::bigint[], $10::bigint[],
+                         $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[],
+                         $18::text[], $19::integer[], $20::integer[])
+                 AS v (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
+                       memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes,
+                       network_rx_bytes, network_tx_bytes, uptime_seconds, custom, agent, low, high)",
+            $end
+        )
+    };
+}
+
+/// Of reports that are known to be new.
+const INSERT: &str = insert!("");
+/// What is there already stays, and is not returned.
+const INSERT_MISSING: &str = insert!(" ON CONFLICT (host_id, recorded_at) DO NOTHING RETURNING host_id, recorded_at");
 
 const BY_KEYS: &str = concat!(
     "SELECT ",
@@ -204,11 +214,28 @@ impl<'a> Containers<'a> {
     }
 }
 
+/// Stores reports that are newer than all of their hosts: nobody else can have stored them.
+pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<(), Failure> {
+    if !rows.is_empty() {
+        statement(db, INSERT, rows)?.execute(db.connection()).await?;
+    }
+    Ok(())
+}
+
 /// Stores those of `rows` that are not there yet, and says which.
-pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<HashSet<ReportKey>, Failure> {
+pub(crate) async fn insert_missing(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<HashSet<ReportKey>, Failure> {
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
+    let stored = statement(db, INSERT_MISSING, rows)?.fetch_all(db.connection()).await?;
+    stored.iter().map(|row| Ok((row.try_get("host_id")?, row.try_get("recorded_at")?))).collect()
+}
+
+fn statement(
+    db: &Db,
+    text: &'static str,
+    rows: &[&SnapshotRow<'_>],
+) -> Result<Query<'static, Postgres, PgArguments>, Failure> {
     macro_rules! reals {
         ($field:ident) => {
             rows.iter().map(|row| row.report.host.metrics.$field).collect::<Vec<_>>()
@@ -221,8 +248,8 @@ pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<Has
     }
     let Containers { bounds: (lows, highs), ids, cpu_cores, counts } = Containers::of(rows)?;
     let [used, limits, received, sent, reads, writes, pids] = counts;
-    let insert = db
-        .query(INSERT)
+    let statement = db
+        .query(text)
         .bind(rows.iter().map(|row| row.host_id).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| At(row.report.recorded_at)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| At(row.received_at)).collect::<Vec<_>>())
@@ -252,8 +279,7 @@ pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<Has
         .bind(reads)
         .bind(writes)
         .bind(pids);
-    let stored = insert.fetch_all(db.connection()).await?;
-    stored.iter().map(|row| Ok((row.try_get("host_id")?, row.try_get("recorded_at")?))).collect()
+    Ok(statement)
 }
 
 /// The stored reports of these identities.

@@ -89,12 +89,16 @@ async fn store(db: &mut Db, reports: &[Append]) -> Result<(Appended, Learnt), Fa
         outcomes.push(match visits.get_mut(contact.host_id.into()) {
             None => AppendOutcome::HostAbsent,
             Some(visit) if visit.is_archived() => AppendOutcome::HostArchived,
-            Some(_) => {
+            Some(visit) => {
+                // Who is newer than the newest was not stored before. Alone, that is not relied on: what a hand at the prompt
+                // has put there fails a group, and then not its report.
+                let newest = visit.presence.newest_report_at;
+                let is_new = reports.len() > 1 && newest.is_none_or(|newest| At(report.recorded_at) > newest);
                 visits.contact(contact);
                 match row_of(db, contact, report) {
                     Err(failure) => AppendOutcome::Failed(failure.into()),
                     Ok(row) => {
-                        batch.take(place, row);
+                        batch.take(place, row, is_new);
                         // Until it is known better.
                         AppendOutcome::Accepted
                     }
@@ -123,19 +127,27 @@ fn row_of<'a>(db: &Db, contact: &Contact, report: &'a Report) -> Result<Snapshot
 #[derive(Debug, Default)]
 struct Batch<'a> {
     /// The first one of each identity.
-    firsts: Vec<(usize, SnapshotRow<'a>)>,
+    firsts: Vec<First<'a>>,
     /// Where in `firsts` an identity is.
     found: HashMap<ReportKey, usize>,
     /// The others, with where in `firsts` theirs is: two rows of one statement cannot clash with each other.
     repeats: Vec<(usize, usize)>,
 }
 
+#[derive(Debug)]
+struct First<'a> {
+    place: usize,
+    row: SnapshotRow<'a>,
+    /// Whether it cannot have been stored before.
+    is_new: bool,
+}
+
 impl<'a> Batch<'a> {
-    fn take(&mut self, place: usize, row: SnapshotRow<'a>) {
+    fn take(&mut self, place: usize, row: SnapshotRow<'a>, is_new: bool) {
         let next = self.firsts.len();
         let first = *self.found.entry(row.key()).or_insert(next);
         if first == next {
-            self.firsts.push((place, row));
+            self.firsts.push(First { place, row, is_new });
         } else {
             self.repeats.push((place, first));
         }
@@ -143,16 +155,21 @@ impl<'a> Batch<'a> {
 
     /// Stores those that are new, and tells of each what became of it.
     async fn store(self, db: &mut Db, reports: &[Append]) -> Result<Vec<(usize, AppendOutcome)>, Failure> {
-        let rows: Vec<_> = self.firsts.iter().map(|(_, row)| row).collect();
-        let stored: HashSet<ReportKey> = snapshot::insert(db, &rows).await?;
-        let there: Vec<_> = rows.iter().map(|row| row.key()).filter(|key| !stored.contains(key)).collect();
+        let (mut new, mut others) = (Vec::new(), Vec::new());
+        for First { row, is_new, .. } in &self.firsts {
+            if *is_new { &mut new } else { &mut others }.push(row);
+        }
+        snapshot::insert(db, &new).await?;
+        let mut stored: HashSet<ReportKey> = snapshot::insert_missing(db, &others).await?;
+        let there: Vec<_> = others.iter().map(|row| row.key()).filter(|key| !stored.contains(key)).collect();
         let there = snapshot::by_keys(db, &there).await?;
+        stored.extend(new.iter().map(|row| row.key()));
         let judge = |known: &HostSnapshot, report: &Report| {
             if known.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict }
         };
         let mut outcomes = Vec::with_capacity(reports.len());
-        let places = self.firsts.iter().map(|(place, row)| (*place, row, true));
-        let repeats = self.repeats.iter().map(|(place, first)| (*place, &self.firsts[*first].1, false));
+        let places = self.firsts.iter().map(|first| (first.place, &first.row, true));
+        let repeats = self.repeats.iter().map(|(place, first)| (*place, &self.firsts[*first].row, false));
         for (place, row, is_first) in places.chain(repeats) {
             let key = row.key();
             let outcome = if stored.contains(&key) {
