@@ -2,8 +2,12 @@
 
 pub mod baseline;
 pub mod clock;
+pub mod compare;
+pub mod document;
 pub mod floor;
+pub mod history;
 pub mod load;
+pub mod machine;
 pub mod process;
 pub mod report;
 pub mod statistics;

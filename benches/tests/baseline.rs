@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use enlist_benches::baseline::{self, Database};
 use enlist_benches::floor::{self, Plan as FloorPlan};
-use enlist_benches::load::{self, Plan};
+use enlist_benches::load::{self, Plan, Protocol};
 use enlist_benches::report::{CONTAINERS, baseline_token};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 const HOSTS: u32 = 5;
 
 async fn baseline_at(directory: &TempDir) -> SocketAddr {
-    let database = Database::sqlite(&directory.path().join("rows.db"), HOSTS).await.expect("a new file");
+    let database = Database::sqlite(&directory.path().join("rows.db"), Some(HOSTS)).await.expect("a new file");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(baseline::serve(listener, database));
@@ -30,11 +30,14 @@ fn count(directory: &TempDir, statement: &str) -> u64 {
 fn plan(address: SocketAddr, tokens: Arc<[String]>) -> Plan {
     Plan {
         address,
+        protocol: Protocol::Enlist,
         tokens,
         connections: 2,
+        first_sequence: 1,
         warm_up: Duration::ZERO,
         duration: Duration::from_millis(300),
         server_pid: Some(std::process::id()),
+        postmaster_pid: None,
     }
 }
 
@@ -68,8 +71,14 @@ async fn a_token_that_is_not_known_is_refused_and_counted() {
 #[test]
 fn the_floor_stores_whole_commits() {
     let directory = tempfile::tempdir().expect("a directory");
-    let plan = FloorPlan { hosts: 7, before: 100, reports: 150 };
-    let outcome = floor::sqlite(&directory.path().join("floor.db"), plan).expect("a floor");
+    let path = directory.path().join("floor.db");
+    let plan = FloorPlan { hosts: 7, there: 0, before: 100, reports: 150 };
+    let outcome = floor::sqlite(&path, plan).expect("a floor");
     assert_eq!((outcome.reports, plan.total()), (200, 300));
     assert_eq!((outcome.host_rows, outcome.container_rows), (300, 3_000));
+    // And goes on behind what is there.
+    let plan = FloorPlan { there: 300, before: 0, reports: 100, ..plan };
+    let outcome = floor::sqlite(&path, plan).expect("a floor");
+    assert_eq!((outcome.reports, plan.total()), (100, 400));
+    assert_eq!((outcome.host_rows, outcome.container_rows), (400, 4_000));
 }

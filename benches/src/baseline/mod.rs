@@ -3,6 +3,7 @@
 //! It shares nothing with Enlist's crates, so that tuning them does not tune it.
 
 mod body;
+mod grow;
 mod schema;
 mod store;
 
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::clock;
 
+pub use grow::{grow_postgres, grow_sqlite};
 pub use store::Database;
 
 /// As Enlist's own.

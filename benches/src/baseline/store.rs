@@ -124,11 +124,12 @@ macro_rules! fill {
 }
 
 impl Database {
-    /// Makes the tables in a new file, with a token for each host.
+    /// Makes the tables in a new file, with a token for each of these hosts; opens one that has them when there is no
+    /// number of hosts.
     ///
     /// # Errors
     /// Whatever SQLite answers; the tables are there already, for example.
-    pub async fn sqlite(path: &Path, hosts: u32) -> Result<Self, sqlx::Error> {
+    pub async fn sqlite(path: &Path, hosts: Option<u32>) -> Result<Self, sqlx::Error> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -139,9 +140,11 @@ impl Database {
             .disable_statement_logging();
         // Alone at first: connections that switch a fresh file to WAL together find it locked.
         let mut first = sqlx::SqliteConnection::connect_with(&options).await?;
-        let tables = schema::tables("INTEGER PRIMARY KEY", "INTEGER PRIMARY KEY", "BLOB");
-        sqlx::raw_sql(AssertSqlSafe(tables)).execute(&mut first).await?;
-        fill!(first.begin().await?, hosts)?;
+        if let Some(hosts) = hosts {
+            let tables = schema::tables("INTEGER PRIMARY KEY", "INTEGER PRIMARY KEY", "BLOB");
+            sqlx::raw_sql(AssertSqlSafe(tables)).execute(&mut first).await?;
+            fill!(first.begin().await?, hosts)?;
+        }
         first.close().await?;
         let pool = || SqlitePoolOptions::new().acquire_timeout(Duration::from_secs(30));
         let writer = pool().max_connections(1).connect_with(options.clone()).await?;
@@ -149,18 +152,31 @@ impl Database {
         Ok(Self::Sqlite { writer, readers })
     }
 
-    /// Makes the tables in an empty database, with a token for each host.
+    /// The same in a database of a server, over a pool of so many connections.
     ///
     /// # Errors
     /// Whatever PostgreSQL answers; the tables are there already, for example.
-    pub async fn postgres(url: &str, hosts: u32, connections: u32) -> Result<Self, sqlx::Error> {
+    pub async fn postgres(url: &str, hosts: Option<u32>, connections: u32) -> Result<Self, sqlx::Error> {
         let options = url.parse::<sqlx::postgres::PgConnectOptions>()?.disable_statement_logging();
         let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(30));
         let pool = pool.connect_with(options).await?;
-        let tables = schema::tables("BIGINT PRIMARY KEY", "BIGSERIAL PRIMARY KEY", "BYTEA");
-        sqlx::raw_sql(AssertSqlSafe(tables)).execute(&pool).await?;
-        fill!(pool.begin().await?, hosts)?;
+        if let Some(hosts) = hosts {
+            let tables = schema::tables("BIGINT PRIMARY KEY", "BIGSERIAL PRIMARY KEY", "BYTEA");
+            sqlx::raw_sql(AssertSqlSafe(tables)).execute(&pool).await?;
+            fill!(pool.begin().await?, hosts)?;
+        }
         Ok(Self::Postgres(pool))
+    }
+
+    /// Lets go of it.
+    pub async fn close(self) {
+        match self {
+            Self::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
     }
 
     /// Whose token has this hash.

@@ -10,7 +10,7 @@ use enlist_benches::Error;
 use enlist_benches::baseline::{self, Database};
 use tokio::net::TcpListener;
 
-/// Serves `POST /v1/agent/telemetry` the usual way, on a new database, with tokens that `ingest-load` knows.
+/// Serves `POST /v1/agent/telemetry` the usual way, with tokens that `ingest-load` knows.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Args {
@@ -23,6 +23,9 @@ struct Args {
     /// How many hosts have a token.
     #[arg(long, default_value_t = 1_000)]
     hosts: u32,
+    /// The database is no empty one: it has the tables and the tokens of an earlier run.
+    #[arg(long)]
+    existing: bool,
     /// How many connections to PostgreSQL may be open at a time.
     #[arg(long, default_value_t = 16)]
     database_connections: u32,
@@ -30,7 +33,8 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let Args { listen, database, hosts, database_connections } = Args::parse();
+    let Args { listen, database, hosts, existing, database_connections } = Args::parse();
+    let hosts = (!existing).then_some(hosts);
     let database = match database.strip_prefix("sqlite://") {
         Some(path) => Database::sqlite(Path::new(path), hosts).await?,
         None => Database::postgres(&database, hosts, database_connections).await?,

@@ -4,8 +4,8 @@
 
 use clap::{Parser, ValueEnum};
 use enlist_benches::Error;
+use enlist_benches::compare::postgres_server;
 use enlist_benches::floor::{self, Layout, Outcome, Plan};
-use enlist_benches::load::postgres_server;
 use enlist_benches::report::CONTAINERS;
 use enlist_testing::Database;
 
@@ -38,7 +38,7 @@ enum Engine {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let Args { engine, hosts, before, reports } = Args::parse();
-    let plan = Plan { hosts, before, reports };
+    let plan = Plan { hosts, there: 0, before, reports };
     match engine {
         Engine::Sqlite => {
             let directory = tempfile::tempdir()?;

@@ -5,13 +5,14 @@
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use enlist_benches::Error;
-use enlist_benches::load::{self, Comparison, Engine, Plan};
+use enlist_benches::compare::{self, Comparison, Engine};
+use enlist_benches::document;
+use enlist_benches::load::{self, Plan, Protocol};
 use enlist_benches::report::baseline_token;
 
 /// Sends reports over kept connections and prints what became of them.
@@ -21,7 +22,8 @@ struct Args {
     /// The server's address, as in http://127.0.0.1:7070.
     #[arg(long, required_unless_present = "compare", conflicts_with = "compare")]
     url: Option<String>,
-    /// Start enlist-server and the baseline alternately on fresh databases instead, and print the ratio.
+    /// Instead, have enlist-server, the baseline, the engine's floor and the store contract take turns, each on a copy of a
+    /// database with a past, and print the figures beside their targets.
     #[arg(long)]
     compare: bool,
     /// How many report at a time, each on a connection of its own.
@@ -42,6 +44,21 @@ struct Args {
     /// With --compare: on what engine.
     #[arg(long, value_enum, default_value = "sqlite")]
     engine: Engine,
+    /// With --compare: reports that are there before; 200,000 are 2.2 million rows.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    before: u32,
+    /// With --compare: reports that the floor and the store contract are timed with.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    reports: u32,
+    /// With --compare: VictoriaMetrics has turns, too.
+    #[arg(long)]
+    with_victoria: bool,
+    /// With --compare: where the report with its pictures goes; docs/benchmarks, when cargo runs this.
+    #[arg(long, value_name = "DIR", requires = "compare")]
+    report: Option<PathBuf>,
+    /// With --compare: write no report.
+    #[arg(long, conflicts_with = "report")]
+    no_report: bool,
     /// With --url: the server's process, to tell what it uses for a report.
     #[arg(long, conflicts_with = "compare")]
     server_pid: Option<u32>,
@@ -62,7 +79,6 @@ async fn main() -> Result<(), Error> {
         return Err("as many hosts as connections are needed, and one connection at least".into());
     }
     let Some(url) = args.url else {
-        build()?;
         let comparison = Comparison {
             engine: args.engine,
             rounds: args.rounds as usize,
@@ -70,8 +86,13 @@ async fn main() -> Result<(), Error> {
             connections: args.connections,
             warm_up,
             duration,
+            // A host that never reported has no containers yet: the turns would begin with making them.
+            before: args.before.max(args.hosts),
+            straight: args.reports,
+            with_victoria: args.with_victoria,
         };
-        return load::compare(comparison, &mut std::io::stdout()).await;
+        let folder = args.report.or_else(benchmarks).filter(|_| !args.no_report);
+        return compare_all(comparison, folder.as_deref()).await;
     };
     let address = address_of(&url)?;
     let tokens: Arc<[String]> = match (&args.tokens, &args.admin_token) {
@@ -80,7 +101,17 @@ async fn main() -> Result<(), Error> {
         (None, None) => (0..args.hosts).map(baseline_token).collect(),
     };
     let server_pid = args.server_pid;
-    let plan = Plan { address, tokens, connections: args.connections, warm_up, duration, server_pid };
+    let plan = Plan {
+        address,
+        protocol: Protocol::Enlist,
+        tokens,
+        connections: args.connections,
+        first_sequence: 1,
+        warm_up,
+        duration,
+        server_pid,
+        postmaster_pid: None,
+    };
     println!("{}", load::run(&plan).await?);
     Ok(())
 }
@@ -95,21 +126,19 @@ fn read_tokens(path: &Path) -> Result<Vec<String>, Error> {
     Ok(file.lines().collect::<Result<_, _>>()?)
 }
 
-/// `cargo run` builds this program alone: the servers beside it would be missing, or old.
-fn build() -> Result<(), Error> {
-    let (Some(cargo), Some(folder)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR")) else {
-        return Ok(());
-    };
-    // One after the other: together they would be built with each other's features.
-    for package in [&["-p", "enlist-benches", "--bins"][..], &["-p", "enlist-examples", "--bin", "enlist-server"]] {
-        let mut command = Command::new(&cargo);
-        command.current_dir(&folder).args(["build", "--locked"]).args(package);
-        if !cfg!(debug_assertions) {
-            command.arg("--release");
-        }
-        if !command.status()?.success() {
-            return Err("the servers could not be built".into());
-        }
+async fn compare_all(comparison: Comparison, folder: Option<&Path>) -> Result<(), Error> {
+    compare::build()?;
+    let results = compare::compare(comparison, &mut std::io::stdout()).await?;
+    println!("\nmedians of {} rounds\n\n{}", comparison.rounds, compare::markdown(&compare::lines(&results)));
+    if let Some(folder) = folder {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        println!("the report: {}", document::write(folder, &results, &arguments)?.display());
     }
     Ok(())
+}
+
+/// The folder for reports of the workspace that cargo runs this in.
+fn benchmarks() -> Option<PathBuf> {
+    let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR")?);
+    Some(package.parent()?.join("docs/benchmarks"))
 }

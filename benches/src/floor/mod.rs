@@ -6,6 +6,7 @@ mod sqlite;
 use std::time::Duration;
 
 use crate::clock;
+use crate::history::HALF_A_MINUTE;
 use crate::report::{Report, Scattered};
 
 pub use postgres::{Layout, postgres};
@@ -19,9 +20,11 @@ pub const BATCH: u32 = 100;
 pub struct Plan {
     /// That report, in scattered order.
     pub hosts: u32,
-    /// Reports that are there before the clock starts.
+    /// Reports that an earlier call has left in the same place, and the tables with them.
+    pub there: u32,
+    /// Reports that are stored before the clock starts.
     pub before: u32,
-    /// Reports that are timed. Both are rounded up to whole commits.
+    /// Reports that are timed. All three are rounded up to whole commits.
     pub reports: u32,
 }
 
@@ -39,6 +42,10 @@ pub struct Outcome {
 }
 
 impl Plan {
+    fn batches_there(self) -> u32 {
+        self.there.div_ceil(BATCH)
+    }
+
     fn batches_before(self) -> u32 {
         self.before.div_ceil(BATCH)
     }
@@ -49,7 +56,7 @@ impl Plan {
 
     /// All reports that there shall be in the end.
     pub fn total(self) -> u64 {
-        u64::from(self.batches_before() + self.batches()) * u64::from(BATCH)
+        u64::from(self.batches_there() + self.batches_before() + self.batches()) * u64::from(BATCH)
     }
 }
 
@@ -61,20 +68,29 @@ struct Reports {
 }
 
 impl Reports {
-    fn new(hosts: u32) -> Self {
-        let order = Scattered::new((0..hosts).collect(), 1);
-        Self { order, sequences: vec![0; hosts as usize], start: clock::unix_micros() }
+    /// Those behind the ones that are there.
+    fn new(plan: Plan) -> Self {
+        let order = Scattered::new((0..plan.hosts).collect(), 1);
+        let mut reports = Self { order, sequences: vec![0; plan.hosts as usize], start: clock::unix_micros() };
+        for _ in 0..plan.batches_there() * BATCH {
+            reports.next_turn();
+        }
+        reports
     }
 
     fn batch(&mut self) -> Vec<Report> {
         (0..BATCH).map(|_| self.next_report()).collect()
     }
 
-    fn next_report(&mut self) -> Report {
+    fn next_turn(&mut self) -> (u32, u32) {
         let host = self.order.next_host();
         let sequence = &mut self.sequences[host as usize];
         *sequence += 1;
-        // Half a minute apart, as real ones are.
-        Report::new(host, *sequence, self.start + i64::from(*sequence) * 30_000_000)
+        (host, *sequence)
+    }
+
+    fn next_report(&mut self) -> Report {
+        let (host, sequence) = self.next_turn();
+        Report::new(host, sequence, self.start + i64::from(sequence) * HALF_A_MINUTE)
     }
 }

@@ -19,19 +19,21 @@ pub enum Layout {
     Arrays,
 }
 
-/// Stores the plan's reports in an empty database and counts them.
+/// Stores the plan's reports in a database, an empty one unless some are there, and counts all of them.
 ///
 /// # Errors
 /// Whatever PostgreSQL answers.
 pub async fn postgres(url: &str, layout: Layout, plan: Plan) -> Result<Outcome, sqlx::Error> {
     let options = url.parse::<PgConnectOptions>()?.disable_statement_logging();
     let mut connection = PgConnection::connect_with(&options).await?;
-    sqlx::raw_sql(AssertSqlSafe(tables(layout))).execute(&mut connection).await?;
+    if plan.there == 0 {
+        sqlx::raw_sql(AssertSqlSafe(tables(layout))).execute(&mut connection).await?;
+    }
     let statements: Vec<String> = match layout {
         Layout::Usual => vec![unnest_hosts(), unnest_containers()],
         Layout::Arrays => vec![rows_with_arrays()],
     };
-    let mut reports = Reports::new(plan.hosts);
+    let mut reports = Reports::new(plan);
     let mut took = Duration::ZERO;
     for batch in 0..plan.batches_before() + plan.batches() {
         let made = reports.batch();

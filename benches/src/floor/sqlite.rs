@@ -9,7 +9,7 @@ use super::{Outcome, Plan, Reports};
 use crate::clock;
 use crate::report::{CONTAINER_INTEGERS, CONTAINERS, HOST_FLOATS, HOST_INTEGERS, Report};
 
-/// Stores the plan's reports in a new file and counts them.
+/// Stores the plan's reports in a file, a new one unless some are there, and counts all of them.
 ///
 /// # Errors
 /// Whatever SQLite answers.
@@ -20,12 +20,14 @@ pub fn sqlite(path: &Path, plan: Plan) -> Result<Outcome, rusqlite::Error> {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 16384;
          PRAGMA cache_size = -65536;",
     )?;
-    connection.execute_batch(&tables())?;
+    if plan.there == 0 {
+        connection.execute_batch(&tables())?;
+    }
     let mut host = connection.prepare(&insert("host_snapshots", 4 + HOST_FLOATS.len() + HOST_INTEGERS.len()))?;
     let mut container = connection.prepare(&insert("container_snapshots", 3 + CONTAINER_INTEGERS.len()))?;
-    let mut reports = Reports::new(plan.hosts);
+    let mut reports = Reports::new(plan);
     let mut took = Duration::ZERO;
-    let mut key = 0;
+    let mut key = i64::from(plan.batches_there() * super::BATCH);
     for batch in 0..plan.batches_before() + plan.batches() {
         let made = reports.batch();
         let start = clock::instant();

@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use crate::Error;
 
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     sender: SendRequest<Full<Bytes>>,
     authority: String,
 }
 
 impl Client {
-    pub(super) async fn connect(address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self, Error> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -28,7 +28,7 @@ impl Client {
     }
 
     /// Sends JSON with a bearer token; an empty one is not sent.
-    pub(super) async fn post(&mut self, path: &str, token: &str, body: Bytes) -> Result<(StatusCode, Bytes), Error> {
+    pub(crate) async fn post(&mut self, path: &str, token: &str, body: Bytes) -> Result<(StatusCode, Bytes), Error> {
         let mut request =
             Request::post(path).header(header::HOST, &self.authority).header(header::CONTENT_TYPE, "application/json");
         if !token.is_empty() {

@@ -1,44 +1,46 @@
 //! Load from outside: connections that report one after the other, each for hosts of its own.
 
-mod client;
-mod compare;
-mod count;
+pub(crate) mod client;
 mod enrol;
-mod target;
+mod protocol;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::StatusCode;
 use hyper::body::Bytes;
 use tokio::task::JoinSet;
 
 use crate::report::{Report, Scattered};
 use crate::statistics::percentile;
 use crate::{Error, clock, process};
-use client::Client;
+pub(crate) use client::Client;
 
-pub use compare::{Comparison, compare};
 pub use enrol::enrol;
-pub use target::{Engine, PostgresServer, postgres_server};
+pub use protocol::Protocol;
 
 /// What to do to a server.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it understands.
+    pub protocol: Protocol,
     /// The token of each host; at least as many as connections.
     pub tokens: Arc<[String]>,
     /// How many report at a time, each on a connection that is kept.
     pub connections: usize,
+    /// The number of each host's first report: counters go on where those that are there have ended.
+    pub first_sequence: u32,
     /// Load that is not measured.
     pub warm_up: Duration,
     /// Load that is.
     pub duration: Duration,
     /// The server's process, to tell what it used.
     pub server_pid: Option<u32>,
+    /// The postmaster of the PostgreSQL behind it, to tell what that and its processes used.
+    pub postmaster_pid: Option<u32>,
 }
 
 /// What came of it.
@@ -56,6 +58,10 @@ pub struct Outcome {
     pub errors: BTreeMap<String, u64>,
     /// What the server used while measuring.
     pub server_cpu: Option<Duration>,
+    /// What PostgreSQL used while measuring.
+    pub postgres_cpu: Option<Duration>,
+    /// The most memory that the server ever had, in bytes.
+    pub server_memory: Option<u64>,
 }
 
 impl Outcome {
@@ -65,9 +71,22 @@ impl Outcome {
     }
 
     /// What the server used for a report, in microseconds.
-    pub fn cpu_micros(&self) -> Option<f64> {
-        let cpu = self.server_cpu?;
-        (!self.latencies.is_empty()).then(|| cpu.as_secs_f64() * 1e6 / self.latencies.len() as f64)
+    pub fn server_micros(&self) -> Option<f64> {
+        self.micros(self.server_cpu)
+    }
+
+    /// What PostgreSQL used for a report, in microseconds.
+    pub fn postgres_micros(&self) -> Option<f64> {
+        self.micros(self.postgres_cpu)
+    }
+
+    fn micros(&self, cpu: Option<Duration>) -> Option<f64> {
+        (!self.latencies.is_empty()).then_some(cpu?.as_secs_f64() * 1e6 / self.latencies.len() as f64)
+    }
+
+    /// The latency that this many of a thousand reports did not exceed, in milliseconds.
+    pub fn latency_ms(&self, per_mille: usize) -> Option<f64> {
+        percentile(&self.latencies, per_mille).map(|micros| f64::from(micros) / 1e3)
     }
 }
 
@@ -75,13 +94,19 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.0} reports/s", self.rate())?;
         for (name, per_mille) in [("p50", 500), ("p95", 950), ("p99", 990), ("max", 1_000)] {
-            if let Some(micros) = percentile(&self.latencies, per_mille) {
-                write!(f, ", {name} {:.1} ms", f64::from(micros) / 1e3)?;
+            if let Some(latency) = self.latency_ms(per_mille) {
+                write!(f, ", {name} {latency:.1} ms")?;
             }
         }
-        match self.cpu_micros() {
+        match self.server_micros() {
             Some(micros) => write!(f, ", server CPU {micros:.0} µs a report")?,
             None => write!(f, ", server CPU not known")?,
+        }
+        if let Some(micros) = self.postgres_micros() {
+            write!(f, ", in PostgreSQL {micros:.0} µs")?;
+        }
+        if let Some(bytes) = self.server_memory {
+            write!(f, ", {:.0} MiB of memory", bytes as f64 / f64::from(1 << 20))?;
         }
         let errors: u64 = self.errors.values().sum::<u64>() + self.unknown;
         write!(f, ", {errors} errors")?;
@@ -130,12 +155,13 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Error> {
         // A host's reports go out one after the other, as from an agent.
         let hosts: Vec<u32> = (number..plan.tokens.len()).step_by(plan.connections).map(|host| host as u32).collect();
         let order = Scattered::new(hosts, number as u64);
-        connections.spawn(connection(client, plan.address, Arc::clone(&plan.tokens), order, window));
+        connections.spawn(connection(client, plan.clone(), order, window));
     }
     tokio::time::sleep_until(window.from.into()).await;
-    let cpu_before = plan.server_pid.map(process::cpu_time).transpose()?;
+    let before = Used::read(plan)?;
     tokio::time::sleep_until(window.to.into()).await;
-    let cpu_after = plan.server_pid.map(process::cpu_time).transpose()?;
+    let after = Used::read(plan)?;
+    let server_memory = plan.server_pid.map(process::peak_memory).transpose()?;
 
     let mut all = Seen::default();
     while let Some(seen) = connections.join_next().await {
@@ -154,34 +180,51 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Error> {
         latencies: all.latencies,
         window: plan.duration,
         errors: all.errors,
-        server_cpu: cpu_after.zip(cpu_before).map(|(after, before)| after.saturating_sub(before)),
+        server_cpu: between(before.server, after.server),
+        postgres_cpu: between(before.postgres, after.postgres),
+        server_memory,
     })
 }
 
-async fn connection(
-    mut client: Client,
-    address: SocketAddr,
-    tokens: Arc<[String]>,
-    mut order: Scattered,
-    window: Window,
-) -> Seen {
+/// CPU so far.
+#[derive(Debug)]
+struct Used {
+    server: Option<Duration>,
+    postgres: Option<Duration>,
+}
+
+impl Used {
+    fn read(plan: &Plan) -> std::io::Result<Self> {
+        Ok(Self {
+            server: plan.server_pid.map(process::cpu_time).transpose()?,
+            postgres: plan.postmaster_pid.map(process::family_cpu_time).transpose()?,
+        })
+    }
+}
+
+fn between(before: Option<Duration>, after: Option<Duration>) -> Option<Duration> {
+    Some(after?.saturating_sub(before?))
+}
+
+async fn connection(mut client: Client, plan: Plan, mut order: Scattered, window: Window) -> Seen {
+    let Plan { address, protocol, tokens, first_sequence, .. } = plan;
     let mut seen = Seen::default();
-    let mut sequences = vec![0_u32; tokens.len()];
+    let mut sequences = vec![first_sequence; tokens.len()];
     let mut times = vec![0_i64; tokens.len()];
     let mut body = String::with_capacity(4_096);
     while clock::instant() < window.to {
         let host = order.next_host();
         let place = host as usize;
-        sequences[place] += 1;
         // Now, and later than the host's last one.
         times[place] = clock::unix_micros().max(times[place] + 1);
         body.clear();
-        Report::new(host, sequences[place], times[place]).write_json(&mut body);
+        protocol.write(&Report::new(host, sequences[place], times[place]), &mut body);
+        sequences[place] += 1;
         let sent = clock::instant();
-        let answer = client.post("/v1/agent/telemetry", &tokens[place], Bytes::copy_from_slice(body.as_bytes())).await;
+        let answer = client.post(protocol.path(), &tokens[place], Bytes::copy_from_slice(body.as_bytes())).await;
         let answered = clock::instant();
         match answer {
-            Ok((StatusCode::OK, reply)) if says_accepted(&reply) => {
+            Ok((status, reply)) if protocol.is_accepted(status, &reply) => {
                 seen.acknowledged += 1;
                 if (window.from..window.to).contains(&answered) {
                     let micros = answered.duration_since(sent).as_micros();
@@ -189,7 +232,7 @@ async fn connection(
                 }
             }
             Ok((status, _)) => {
-                let status = if status == StatusCode::OK { "200, not accepted".to_owned() } else { status.to_string() };
+                let status = if status.is_success() { "200, not accepted".to_owned() } else { status.to_string() };
                 *seen.errors.entry(status).or_default() += 1;
                 // One that is refused is not to become a busy loop.
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -205,10 +248,4 @@ async fn connection(
         }
     }
     seen
-}
-
-/// A duplicate is acknowledged too, but nothing was stored.
-fn says_accepted(reply: &[u8]) -> bool {
-    const WORD: &[u8] = b"\"accepted\"";
-    reply.windows(WORD.len()).any(|window| window == WORD)
 }
