@@ -33,7 +33,7 @@ pub struct SqliteStore {
 struct Shared {
     workers: Workers,
     gate: Arc<Gate>,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
 }
 
 /// What is known of rows without reading them.
@@ -74,7 +74,7 @@ impl SqliteStore {
         let workers = Workers::start(Location::parse(url)?).await?;
         workers.write(|connections| migrate::check_openable(&mut connections.diesel)).await?;
         let remembered = Remembered { described: DescribedCache::new(DESCRIBED), uses: RecentUses::new(USED) };
-        Ok(Self { shared: Arc::new(Shared { workers, gate: Arc::default(), remembered }) })
+        Ok(Self { shared: Arc::new(Shared { workers, gate: Arc::default(), remembered: Arc::new(remembered) }) })
     }
 
     /// Brings the schema to this version: all missing migrations, or none. Does nothing when none is missing, and can
@@ -119,9 +119,10 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut Ingest<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let shared = Arc::clone(&self.shared);
+        // Not all that is shared: work that waits must not keep the threads alive that it waits for.
+        let remembered = Arc::clone(&self.shared.remembered);
         let work = self.guarded(move |connections| {
-            work(&mut Ingest { connection: connections.reports()?, remembered: &shared.remembered })
+            work(&mut Ingest { connection: connections.reports()?, remembered: &remembered })
         });
         self.shared.workers.write(work).await
     }

@@ -7,11 +7,11 @@ use super::sample::{self, at};
 use crate::agent_token::{AgentToken, AgentTokenState};
 use crate::clock::Timestamp;
 use crate::host::{Host, Presence};
-use crate::store::{AgentTokenQuery, Append, Contact, HostLookup, HostWrite, Revision, Store};
+use crate::store::{AgentTokenQuery, Append, Contact, HostLookup, HostWrite, LAST_USE_GRAIN, Revision, Store};
 use crate::telemetry::Report;
 
 /// How far a store may lag behind.
-pub(super) const GRAIN: Duration = Duration::from_secs(60);
+pub(super) const GRAIN: Duration = LAST_USE_GRAIN;
 
 /// A host with Active tokens, each of a lineage of its own.
 async fn with_tokens(store: &impl Store, count: usize) -> (Host, Vec<AgentToken>) {
