@@ -63,7 +63,8 @@ impl Location {
         Ok(connection)
     }
 
-    fn open_for_reports(&self, role: Role) -> Result<rusqlite::Connection, Failure> {
+    /// A connection for statements that stay prepared.
+    pub(crate) fn open_raw(&self, role: Role) -> Result<rusqlite::Connection, Failure> {
         let connection = rusqlite::Connection::open(self.name())?;
         connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS.into()))?;
         connection.execute_batch(role.settings())?;
@@ -92,9 +93,7 @@ pub(crate) enum Role {
 
 impl Role {
     // synchronous=FULL: in WAL mode anything less loses acknowledged commits with the power.
-    // wal_autocheckpoint: 24 MiB of pages. Larger steps rewrite less, and reports wait for longer while one is taken: under
-    // full load the slowest hundredth of them wait for 26, 32 and 40 ms with 8, 24 and 64 MiB, at 10, 13 and 14 thousand
-    // reports a second.
+    // wal_autocheckpoint: 128 MiB of pages, should `checkpoint` not keep up with what is written.
     // journal_size_limit: what one large transaction grew is given back to the disk.
     // cache_size: negative, in KiB.
     const fn settings(self) -> &'static str {
@@ -102,8 +101,8 @@ impl Role {
             Self::Writer => {
                 "PRAGMA synchronous = FULL;
                  PRAGMA foreign_keys = ON;
-                 PRAGMA wal_autocheckpoint = 6144;
-                 PRAGMA journal_size_limit = 67108864;
+                 PRAGMA wal_autocheckpoint = 32768;
+                 PRAGMA journal_size_limit = 134217728;
                  PRAGMA cache_size = -16384;
                  PRAGMA temp_store = MEMORY;"
             }
@@ -136,7 +135,7 @@ impl Connections {
     pub(crate) fn reports(&mut self) -> Result<&mut rusqlite::Connection, Failure> {
         let connection = match self.reports.take() {
             Some(connection) => connection,
-            None => self.location.open_for_reports(self.role)?,
+            None => self.location.open_raw(self.role)?,
         };
         Ok(self.reports.insert(connection))
     }

@@ -104,7 +104,7 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
         Expected::Absent => {
             let made = diesel::insert_into(hosts::table).values(&row).execute(connection);
             made.map_err(|error| first_clash(connection, host, error.into()))?;
-            diesel::insert_into(host_presence::table).values(&PresenceRow::new(host.id)?).execute(connection)?;
+            diesel::insert_into(host_presence::table).values(&PresenceRow::new(host.id)).execute(connection)?;
         }
         Expected::Revision(revision) => {
             let guarded = hosts::table.find(row.id).filter(hosts::revision.eq(Count(revision.get())));
@@ -150,8 +150,12 @@ pub(crate) fn delete(
 
 /// `find_host`.
 pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Result<Option<HostRecord>, Failure> {
-    let query = hosts::table.inner_join(host_presence::table).select((HostRow::as_select(), PresenceRow::as_select()));
-    let row = match lookup {
+    let query = hosts::table.inner_join(host_presence::table).select((
+        HostRow::as_select(),
+        hosts::facts,
+        PresenceRow::as_select(),
+    ));
+    let row: Result<RecordRow, _> = match lookup {
         HostLookup::Id(id) => query.filter(hosts::id.eq(Id::from(*id))).get_result(connection),
         HostLookup::ExternalId(tenant_id, external_id) => query
             .filter(hosts::tenant_id.eq(tenant_id.as_str()))
@@ -163,9 +167,9 @@ pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Re
             .filter(hosts::archived_at.is_null())
             .get_result(connection),
     };
-    let Some((host, presence)) = row.optional()? else { return Ok(None) };
-    let tags = tags_of(connection, host.id.into())?;
-    record(host, presence, tags).map(Some)
+    let Some(row) = row.optional()? else { return Ok(None) };
+    let tags = tags_of(connection, HostId::from(row.0.id))?;
+    record(row, tags).map(Some)
 }
 
 /// `list_hosts`.
@@ -177,7 +181,7 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     let heard = diesel::alias!(host_presence as heard);
     let mut rows = hosts::table
         .inner_join(host_presence::table)
-        .select((HostRow::as_select(), PresenceRow::as_select()))
+        .select((HostRow::as_select(), hosts::facts, PresenceRow::as_select()))
         .order(hosts::id)
         .limit(overread(query.limit))
         .into_boxed();
@@ -223,14 +227,14 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     if let Some(after) = query.after {
         rows = rows.filter(hosts::id.gt(Id::from(after)));
     }
-    let rows = Page::of_overread(rows.load::<(HostRow, PresenceRow)>(connection)?, query.limit);
-    let mut tags = tags_of_all(connection, rows.items.iter().map(|(host, _)| host.id))?;
+    let rows = Page::of_overread(rows.load::<RecordRow>(connection)?, query.limit);
+    let mut tags = tags_of_all(connection, rows.items.iter().map(|(host, ..)| host.id))?;
     let items = rows
         .items
         .into_iter()
-        .map(|(host, presence)| {
-            let tags = tags.remove(&HostId::from(host.id)).unwrap_or_default();
-            record(host, presence, tags)
+        .map(|row| {
+            let tags = tags.remove(&HostId::from(row.0.id)).unwrap_or_default();
+            record(row, tags)
         })
         .collect::<Result<_, _>>()?;
     Ok(Page { items, more: rows.more })
@@ -246,9 +250,12 @@ pub(crate) fn lifecycle_of(archived_at: Option<At>) -> Lifecycle {
     archived_at.map_or(Lifecycle::Live, |at| Lifecycle::Archived { at: at.0 })
 }
 
-fn record(host: HostRow, presence: PresenceRow, tags: BTreeSet<Tag>) -> Result<HostRecord, Failure> {
+/// A host, its facts and its presence.
+type RecordRow = (HostRow, String, PresenceRow);
+
+fn record((host, facts, presence): RecordRow, tags: BTreeSet<Tag>) -> Result<HostRecord, Failure> {
     let (revision, host) = host.into_host(tags)?;
-    Ok(HostRecord { revision, host, presence: presence.decode()? })
+    Ok(HostRecord { revision, host, presence: presence.decode(&facts)? })
 }
 
 fn tags_of(connection: &mut SqliteConnection, id: HostId) -> Result<BTreeSet<Tag>, Failure> {

@@ -2,6 +2,7 @@
 
 mod agent_token;
 mod aggregate;
+mod checkpoint;
 mod column;
 mod connection;
 mod contact;

@@ -9,13 +9,13 @@ use rusqlite::{Row, Transaction, params};
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, required, text, to_json};
 use crate::error::Failure;
-use crate::schema::host_presence;
+use crate::schema::{host_presence, hosts};
 
-/// What [`PresenceState::read`] reads, of `host_presence AS p`.
+/// What [`PresenceState::read`] reads, of `host_presence AS p` and `hosts AS h`.
 macro_rules! presence_columns {
     () => {
         "p.presence, p.last_seen_at, p.unreachable_since, p.newest_report_at, p.newest_report_id, p.last_complete_at,
-         p.containers_version, p.facts"
+         p.containers_version, h.facts"
     };
 }
 pub(crate) use presence_columns;
@@ -29,7 +29,6 @@ pub(crate) struct PresenceRow {
     presence: String,
     last_seen_at: Option<At>,
     unreachable_since: Option<At>,
-    facts: String,
     newest_report_at: Option<At>,
     /// The row of the newest stored report.
     pub(crate) newest_report_id: Option<i64>,
@@ -39,26 +38,25 @@ pub(crate) struct PresenceRow {
 }
 
 impl PresenceRow {
-    /// Of a host that was just made: Pending, without facts.
-    pub(crate) fn new(host_id: HostId) -> Result<Self, Failure> {
-        Ok(Self {
+    /// Of a host that was just made: Pending.
+    pub(crate) fn new(host_id: HostId) -> Self {
+        Self {
             host_id: host_id.into(),
             presence: Status::Pending.as_str().to_owned(),
             last_seen_at: None,
             unreachable_since: None,
-            facts: to_json(&HostFacts::default())?,
             newest_report_at: None,
             newest_report_id: None,
             last_complete_at: None,
             containers_version: Count(0),
-        })
+        }
     }
 
-    /// What readers see of it.
-    pub(crate) fn decode(self) -> Result<HostPresence, Failure> {
+    /// What readers see of it, and of the facts beside it.
+    pub(crate) fn decode(self, facts: &str) -> Result<HostPresence, Failure> {
         Ok(HostPresence {
             presence: presence_of(&self.presence, self.last_seen_at, self.unreachable_since)?,
-            facts: from_json(&self.facts)?,
+            facts: from_json(facts)?,
             newest_report_at: self.newest_report_at.map(|at| at.0),
             containers_version: self.containers_version.0,
         })
@@ -104,7 +102,7 @@ impl PresenceState {
     }
 
     /// Writes it over what is there: most often only that the host is still heard. Every column that is named costs its
-    /// checks, and the facts are the largest part of the row.
+    /// checks.
     pub(crate) fn write(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
         const CONTACT: &str = "
             UPDATE host_presence
@@ -115,7 +113,7 @@ impl PresenceState {
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
                 presence = ?6, unreachable_since = ?7, containers_version = ?8
             WHERE host_id = ?1";
-        const FACTS: &str = "UPDATE host_presence SET facts = ?2 WHERE host_id = ?1";
+        const FACTS: &str = "UPDATE hosts SET facts = ?2 WHERE id = ?1";
         let host_id = Id::from(self.host_id);
         let last_seen_at = self.presence.last_seen_at().map(At);
         let Self { newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
@@ -181,13 +179,14 @@ pub(crate) fn merge_enrolment_facts(
     host_id: HostId,
     facts: &HostFacts,
 ) -> Result<(), Failure> {
-    let row = host_presence::table.find(Id::from(host_id));
-    let (newest_report_at, known) =
-        row.select((host_presence::newest_report_at, host_presence::facts))
-            .get_result::<(Option<At>, String)>(connection)?;
+    let host = hosts::table.find(Id::from(host_id));
+    let (newest_report_at, known) = host
+        .inner_join(host_presence::table)
+        .select((host_presence::newest_report_at, hosts::facts))
+        .get_result::<(Option<At>, String)>(connection)?;
     let mut known: HostFacts = from_json(&known)?;
     if newest_report_at.is_none() && known.merge(facts) {
-        diesel::update(row).set(host_presence::facts.eq(to_json(&known)?)).execute(connection)?;
+        diesel::update(host).set(hosts::facts.eq(to_json(&known)?)).execute(connection)?;
     }
     Ok(())
 }

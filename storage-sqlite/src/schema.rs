@@ -31,6 +31,7 @@ table! {
         enrolled_at -> Nullable<BigInt>,
         created_at -> BigInt,
         updated_at -> BigInt,
+        facts -> Text,
     }
 }
 
@@ -104,7 +105,6 @@ table! {
         presence -> Text,
         last_seen_at -> Nullable<BigInt>,
         unreachable_since -> Nullable<BigInt>,
-        facts -> Text,
         newest_report_at -> Nullable<BigInt>,
         newest_report_id -> Nullable<BigInt>,
         last_complete_at -> Nullable<BigInt>,

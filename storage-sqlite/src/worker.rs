@@ -1,4 +1,4 @@
-//! The threads that talk to SQLite: one that writes, a few that read.
+//! The threads that talk to SQLite: one that writes, a few that read, and one that folds the log back.
 //!
 //! A call hands its work over a bounded queue and waits for the answer without blocking its executor. The work runs to
 //! its end on the thread whether or not anybody still waits: a future that is dropped can therefore never leave a
@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use enlist_core::store::{StoreError, StoreErrorKind};
 use futures_channel::oneshot;
 
+use crate::checkpoint::{Checkpoints, STEP};
 use crate::connection::{Connections, Location, Role};
 use crate::error::{Failure, unavailable};
 
@@ -132,9 +133,9 @@ fn run_writer(
 ) {
     let opened = Connections::open(location, Role::Writer).and_then(|writer| {
         let readers = reads.map_or_else(|| Ok(Vec::new()), |reads| start_readers(location, &reads))?;
-        Ok((writer, readers))
+        Ok((writer, readers, Checkpoints::start(location, STEP)?))
     });
-    let (mut writer, readers) = match opened {
+    let (mut writer, readers, checkpoints) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -145,8 +146,10 @@ fn run_writer(
         while let Ok(work) = writes.recv() {
             work(&mut writer);
             writer.replace_broken();
+            checkpoints.after(&mut writer);
         }
     }
+    checkpoints.end();
     // The readers' queue has ended with ours. The writer closes last: the last connection to close is the one that
     // folds the write-ahead log back into the file, which one that may not write could not do.
     for reader in readers {
