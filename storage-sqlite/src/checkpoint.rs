@@ -20,10 +20,14 @@ use crate::error::{Failure, unavailable};
 /// that is copied once: with a fifth of it, a report costs a third more.
 pub(crate) const STEP: i64 = 20_480;
 
+/// The thread looks after every so many pieces of the writer's work: a look costs a lone report more than a twentieth.
+const EVERY: u32 = 16;
+
 /// The writer's half.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     thread: Option<(SyncSender<()>, JoinHandle<()>)>,
+    unlooked: u32,
     rest: Arc<AtomicBool>,
 }
 
@@ -32,7 +36,7 @@ impl Checkpoints {
     pub(crate) fn start(location: &Location, step: i64) -> Result<Self, StoreError> {
         let rest = Arc::new(AtomicBool::new(false));
         if location.is_memory() {
-            return Ok(Self { thread: None, rest });
+            return Ok(Self { thread: None, unlooked: 0, rest });
         }
         let connection = location.open_raw(Role::Writer)?;
         // One signal that waits says all that several would.
@@ -42,18 +46,22 @@ impl Checkpoints {
             .name("enlist-sqlite-log".to_owned())
             .spawn(move || run(&connection, step, &signals, &asked))
             .map_err(unavailable)?;
-        Ok(Self { thread: Some((wake, thread)), rest })
+        Ok(Self { thread: Some((wake, thread)), unlooked: 0, rest })
     }
 
     /// After each piece of the writer's work: folds back the rest, if it is asked to.
-    pub(crate) fn after(&self, writer: &mut Connections) {
+    pub(crate) fn after(&mut self, writer: &mut Connections) {
         let Some((wake, _)) = &self.thread else { return };
         if self.rest.swap(false, Ordering::Relaxed) {
             let folded = writer.reports().and_then(|connection| fold(connection));
             log(folded.map(drop));
         }
-        // Full: it is to look anyway. Gone: the log is folded back by the writer, when it is longer still.
-        let _ = wake.try_send(());
+        self.unlooked += 1;
+        if self.unlooked >= EVERY {
+            self.unlooked = 0;
+            // Full: it is to look anyway. Gone: the log is folded back by the writer, when it is longer still.
+            let _ = wake.try_send(());
+        }
     }
 
     /// Ends the thread, once it has done what it is at.
@@ -142,9 +150,9 @@ mod tests {
     #[test]
     fn a_long_log_is_folded_back_and_begins_again() {
         let (_directory, location, mut writer) = written(100);
-        let checkpoints = Checkpoints::start(&location, 100).unwrap();
+        let mut checkpoints = Checkpoints::start(&location, 100).unwrap();
         let asked = Arc::clone(&checkpoints.rest);
-        checkpoints.after(&mut writer);
+        (0..EVERY).for_each(|_| checkpoints.after(&mut writer));
         // What was signalled is done before the thread ends.
         checkpoints.end();
         assert_eq!(log_of(&mut writer).left(), 0);
@@ -153,7 +161,7 @@ mod tests {
         // It came in meanwhile, and is the writer's.
         write(&mut writer, 5);
         assert!(log_of(&mut writer).left() >= 5);
-        let checkpoints = Checkpoints { thread: Checkpoints::start(&location, 100).unwrap().thread, rest: asked };
+        let mut checkpoints = Checkpoints { rest: asked, ..Checkpoints::start(&location, 100).unwrap() };
         checkpoints.after(&mut writer);
         assert_eq!(log_of(&mut writer).left(), 0);
         write(&mut writer, 1);
@@ -164,9 +172,9 @@ mod tests {
     #[test]
     fn a_short_log_is_left_alone() {
         let (_directory, location, mut writer) = written(10);
-        let checkpoints = Checkpoints::start(&location, 100).unwrap();
+        let mut checkpoints = Checkpoints::start(&location, 100).unwrap();
         let asked = Arc::clone(&checkpoints.rest);
-        checkpoints.after(&mut writer);
+        (0..EVERY).for_each(|_| checkpoints.after(&mut writer));
         checkpoints.end();
         assert!(log_of(&mut writer).left() >= 10);
         assert!(!asked.load(Ordering::Relaxed));

@@ -135,7 +135,7 @@ fn run_writer(
         let readers = reads.map_or_else(|| Ok(Vec::new()), |reads| start_readers(location, &reads))?;
         Ok((writer, readers, Checkpoints::start(location, STEP)?))
     });
-    let (mut writer, readers, checkpoints) = match opened {
+    let (mut writer, readers, mut checkpoints) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             let _ = started.send(Err(error));
