@@ -22,12 +22,13 @@ macro_rules! container_columns {
 }
 
 const PRESENT: &str = concat!(
-    "SELECT ",
+    "SELECT c.container_key, ",
     container_columns!(),
-    " FROM {schema}.containers AS c WHERE c.host_id = ANY($1) AND c.removed_at IS NULL"
+    " FROM {schema}.containers AS c WHERE c.host_id = ANY($1) AND c.removed_at IS NULL AND c.name IS NOT NULL"
 );
 
-/// When it was first seen stays: a row that this transaction did not read may be one that was removed before.
+/// When it was first seen stays: a row that this transaction did not read may be one that was removed before. Or it is
+/// there for the sake of its key alone, and the container is first seen now.
 const PUT: &str = "
     INSERT INTO {schema}.containers
         (host_id, container_id, name, image, image_tag, state, health, restarts, exit_code, oom_killed, ports, labels,
@@ -45,7 +46,28 @@ const PUT: &str = "
         health = excluded.health, restarts = excluded.restarts, exit_code = excluded.exit_code,
         oom_killed = excluded.oom_killed, ports = excluded.ports, labels = excluded.labels,
         started_at = excluded.started_at, finished_at = excluded.finished_at, error = excluded.error,
-        last_seen_at = excluded.last_seen_at, removed_at = excluded.removed_at";
+        first_seen_at = coalesce(containers.first_seen_at, excluded.first_seen_at),
+        last_seen_at = excluded.last_seen_at, removed_at = excluded.removed_at, named_until = NULL
+    RETURNING host_id, container_id, container_key";
+
+/// The keys of containers, whatever is known of them: rows are made for those that have none, and kept for as long as the
+/// reports that name them now. A row that describes its container goes by `removed_at`, and is left alone. What is written
+/// is returned twice where it was there before, under the same key.
+const NAME: &str = "
+    WITH named AS MATERIALIZED (
+        SELECT v.host_id, v.container_id, v.named_until, c.container_key, c.named_until AS known_until
+        FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS v (host_id, container_id, named_until)
+        LEFT JOIN {schema}.containers AS c ON c.host_id = v.host_id AND c.container_id = v.container_id
+    ), written AS (
+        INSERT INTO {schema}.containers (host_id, container_id, named_until)
+        SELECT host_id, container_id, named_until FROM named
+        WHERE container_key IS NULL OR known_until < named_until
+        ON CONFLICT (host_id, container_id) DO UPDATE SET named_until = excluded.named_until
+        RETURNING host_id, container_id, container_key
+    )
+    SELECT host_id, container_id, container_key FROM named WHERE container_key IS NOT NULL
+    UNION ALL
+    SELECT host_id, container_id, container_key FROM written";
 
 /// With the numbers of the host's newest report, which is one row. A host that was deleted has no presence, and so
 /// no containers that are read out.
@@ -57,10 +79,10 @@ const LIST: &str = concat!(
         FROM host
         JOIN {schema}.host_metric_snapshots AS s ON s.host_id = $1 AND s.recorded_at = host.newest_report_at
         CROSS JOIN LATERAL unnest(
-            s.container_ids, s.container_cpu_cores, s.container_memory_used_bytes, s.container_memory_limit_bytes,
+            s.container_keys, s.container_cpu_cores, s.container_memory_used_bytes, s.container_memory_limit_bytes,
             s.container_network_rx_bytes, s.container_network_tx_bytes, s.container_block_read_bytes,
             s.container_block_write_bytes, s.container_pids
-        ) AS m (measured_id, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
+        ) AS m (measured_key, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
                 block_read_bytes, block_write_bytes, pids)
     )
     SELECT ",
@@ -68,8 +90,8 @@ const LIST: &str = concat!(
     ", host.last_complete_at, m.*
     FROM host
     JOIN {schema}.containers AS c ON c.host_id = host.host_id
-    LEFT JOIN measured AS m ON m.measured_id = c.container_id
-    WHERE ($2 OR c.removed_at IS NULL) AND ($3::text IS NULL OR c.container_id > $3 COLLATE \"C\")
+    LEFT JOIN measured AS m ON m.measured_key = c.container_key
+    WHERE c.name IS NOT NULL AND ($2 OR c.removed_at IS NULL) AND ($3::text IS NULL OR c.container_id > $3 COLLATE \"C\")
     ORDER BY c.container_id
     LIMIT $4"
 );
@@ -104,8 +126,8 @@ fn decode(row: &PgRow, metrics: Option<ContainerMetrics>) -> Result<ContainerRec
 }
 
 fn decode_metrics(row: &PgRow) -> Result<Option<ContainerMetrics>, Failure> {
-    // All numbers of a container may be unknown: its id alone tells it from one that was not measured.
-    if row.try_get::<Option<&str>, _>("measured_id")?.is_none() {
+    // All numbers of a container may be unknown: its key alone tells it from one that was not measured.
+    if row.try_get::<Option<i64>, _>("measured_key")?.is_none() {
         return Ok(None);
     }
     let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));
@@ -129,9 +151,14 @@ pub(crate) struct Containers {
 
 #[derive(Debug)]
 struct Tracked {
+    /// What reports name it by; a row that was not written yet has none.
+    key: Option<i64>,
     record: ContainerRecord,
     changed: bool,
 }
+
+/// What tells a container from all others to those who report it.
+pub(crate) type ContainerName = (Id, String);
 
 /// The containers that are there on these hosts: one statement.
 pub(crate) async fn load(db: &mut Db, hosts: Vec<Id>) -> Result<HashMap<Id, Containers>, Failure> {
@@ -140,15 +167,15 @@ pub(crate) async fn load(db: &mut Db, hosts: Vec<Id>) -> Result<HashMap<Id, Cont
         return Ok(of_host);
     }
     for row in db.query(PRESENT).bind(hosts).fetch_all(db.connection()).await? {
-        let record = decode(&row, None)?;
+        let (key, record) = (Some(row.try_get("container_key")?), decode(&row, None)?);
         let containers = of_host.entry(row.try_get("host_id")?).or_default();
-        containers.rows.insert(record.container.container_id.clone(), Tracked { record, changed: false });
+        containers.rows.insert(record.container.container_id.clone(), Tracked { key, record, changed: false });
     }
     Ok(of_host)
 }
 
-/// Writes what changed: one statement.
-pub(crate) async fn put(db: &mut Db, of_host: &HashMap<Id, Containers>) -> Result<(), Failure> {
+/// Writes what changed: one statement. Every row has its key then.
+pub(crate) async fn put(db: &mut Db, of_host: &mut HashMap<Id, Containers>) -> Result<(), Failure> {
     let changed = of_host.iter().flat_map(|(host, containers)| {
         containers.rows.values().filter(|row| row.changed).map(|row| (*host, &row.record))
     });
@@ -177,7 +204,8 @@ pub(crate) async fn put(db: &mut Db, of_host: &HashMap<Id, Containers>) -> Resul
         };
     }
     let (ports, labels) = (jsons!(ports), jsons!(labels));
-    db.query(PUT)
+    let put = db
+        .query(PUT)
         .bind(rows.iter().map(|(host, _)| *host).collect::<Vec<_>>())
         .bind(texts!(container_id))
         .bind(texts!(name))
@@ -195,17 +223,47 @@ pub(crate) async fn put(db: &mut Db, of_host: &HashMap<Id, Containers>) -> Resul
         .bind(optional_texts!(error))
         .bind(rows.iter().map(|(_, row)| At(row.first_seen_at)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| At(row.last_seen_at)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(_, row)| row.removed_at.map(At)).collect::<Vec<_>>())
-        .execute(db.connection())
-        .await?;
+        .bind(rows.iter().map(|(_, row)| row.removed_at.map(At)).collect::<Vec<_>>());
+    for row in put.fetch_all(db.connection()).await? {
+        let (host, id) = (row.try_get("host_id")?, row.try_get("container_id")?);
+        let containers = of_host.get_mut(&host);
+        if let Some(tracked) = containers.and_then(|containers| containers.rows.get_mut::<str>(id)) {
+            tracked.key = Some(row.try_get("container_key")?);
+        }
+    }
     Ok(())
+}
+
+/// The keys of containers that reports name until then, of each the latest: one statement. It changes nothing that is
+/// listed.
+pub(crate) async fn name(
+    db: &mut Db,
+    named: &BTreeMap<ContainerName, At>,
+) -> Result<HashMap<ContainerName, i64>, Failure> {
+    if named.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = db
+        .query(NAME)
+        .bind(named.keys().map(|(host, _)| *host).collect::<Vec<_>>())
+        .bind(named.keys().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
+        .bind(named.values().copied().collect::<Vec<_>>());
+    let rows = rows.fetch_all(db.connection()).await?;
+    let key =
+        |row: &PgRow| Ok(((row.try_get("host_id")?, row.try_get("container_id")?), row.try_get("container_key")?));
+    rows.iter().map(key).collect()
 }
 
 impl Containers {
     /// What the rows of those that are there say now.
-    pub(crate) fn described(&self, cache: &DescribedCache<()>) -> Described<()> {
+    pub(crate) fn described(&self, cache: &DescribedCache<i64>) -> Described<i64> {
         let there = self.rows.values().filter(|row| row.record.removed_at.is_none());
-        Described::new(there.map(|row| (cache.fingerprint(&row.record.container), ())))
+        Described::new(there.filter_map(|row| Some((cache.fingerprint(&row.record.container), row.key?))))
+    }
+
+    /// The key by which reports name the container, if this transaction has read or written its row.
+    pub(crate) fn key(&self, container_id: &str) -> Option<i64> {
+        self.rows.get(container_id)?.key
     }
 
     /// Takes over what a report says that is newer than all before it, and arrived at `at`. Returns whether that
@@ -225,7 +283,8 @@ impl Containers {
                 last_seen_at: at,
                 removed_at: None,
             };
-            self.rows.insert(container.container_id.clone(), Tracked { record, changed: true });
+            let key = known.and_then(|row| row.key);
+            self.rows.insert(container.container_id.clone(), Tracked { key, record, changed: true });
             changed = true;
         }
         changed

@@ -1,8 +1,9 @@
 //! What is old goes, in steps; each is a transaction of its own, so that none holds anything for long.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use enlist_core::Timestamp;
 use enlist_core::store::{Prune, Pruned};
 use futures_util::future::BoxFuture;
 use sqlx::Row;
@@ -10,7 +11,7 @@ use sqlx::Row;
 use crate::column::{At, Count, Id, bounded, overread};
 use crate::error::Failure;
 use crate::partition::{self, Day};
-use crate::presence;
+use crate::presence::{self, PresenceRow};
 use crate::store::Shared;
 use crate::transaction::Db;
 
@@ -40,13 +41,47 @@ const TOMBSTONES: &str = "
     )
     SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM old) AS old";
 
+/// Only of hosts that are there: what deleted ones leave behind goes with them.
 const REMOVED_CONTAINERS: &str = "
-    SELECT host_id, container_id FROM {schema}.containers WHERE removed_at < $1 ORDER BY removed_at LIMIT $2";
-const DELETE_CONTAINERS: &str = "
-    DELETE FROM {schema}.containers AS c
-    USING unnest($1::uuid[], $2::text[]) AS k (host_id, container_id)
-    WHERE c.host_id = k.host_id AND c.container_id = k.container_id AND c.removed_at < $3
+    SELECT c.host_id, c.container_id
+    FROM {schema}.containers AS c
+    JOIN {schema}.host_presence AS p ON p.host_id = c.host_id
+    WHERE c.removed_at < $1
+    ORDER BY c.removed_at
+    LIMIT $2";
+/// What is left is what reports name it by.
+const FORGET_CONTAINERS: &str = "
+    UPDATE {schema}.containers AS c SET
+        name = NULL, image = NULL, image_tag = NULL, state = NULL, health = NULL, restarts = NULL, exit_code = NULL,
+        oom_killed = NULL, ports = NULL, labels = NULL, started_at = NULL, finished_at = NULL, error = NULL,
+        first_seen_at = NULL, last_seen_at = NULL, removed_at = NULL, named_until = k.named_until
+    FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS k (host_id, container_id, named_until)
+    WHERE c.host_id = k.host_id AND c.container_id = k.container_id AND c.removed_at < $4
     RETURNING c.host_id";
+
+/// Rows for the sake of a key that no report names any more. The second bound of a report's time says nothing new: it
+/// keeps days out that are too young.
+macro_rules! unused_keys {
+    ($begin:literal, $end:literal) => {
+        concat!(
+            $begin,
+            " c.name IS NULL AND c.named_until < $1 AND NOT EXISTS (
+                SELECT FROM {schema}.host_metric_snapshots AS s
+                WHERE s.host_id = c.host_id AND s.recorded_at <= c.named_until AND s.recorded_at < $1)",
+            $end
+        )
+    };
+}
+const UNUSED_KEYS: &str = unused_keys!(
+    "SELECT c.host_id, c.container_id FROM {schema}.containers AS c WHERE",
+    " ORDER BY c.named_until LIMIT $2"
+);
+const DELETE_KEYS: &str = unused_keys!(
+    "DELETE FROM {schema}.containers AS c
+     USING unnest($2::uuid[], $3::text[]) AS k (host_id, container_id)
+     WHERE c.host_id = k.host_id AND c.container_id = k.container_id AND",
+    ""
+);
 
 /// Locked, so that two replicas take turns.
 const DELETED_HOSTS: &str = "SELECT host_id FROM {schema}.deleted_hosts ORDER BY host_id LIMIT $1 FOR UPDATE";
@@ -76,7 +111,9 @@ pub(crate) async fn prune(shared: Arc<Shared>, prune: Prune) -> Result<Pruned, F
     shared.attempt(&ahead, |_| Box::pin(async { Ok(()) })).await?;
     let steps = [
         days(&shared, &prune).await?,
+        // Keys behind containers and reports, which set them free.
         step(&shared, prune, |db, prune| Box::pin(removed_containers(db, prune))).await?,
+        step(&shared, prune, |db, prune| Box::pin(unused_keys(db, prune))).await?,
         step(&shared, prune, |db, prune| Box::pin(counted(db, EVENTS, At(prune.events_before), prune.limit))).await?,
         step(&shared, prune, |db, prune| Box::pin(counted(db, TOMBSTONES, At(prune.tombstones_before), prune.limit)))
             .await?,
@@ -119,25 +156,24 @@ async fn counted(db: &mut Db, text: &'static str, before: At, limit: usize) -> R
     Ok((gone.0, old.0 > gone.0))
 }
 
-/// Containers that were removed long ago. Whoever caches a host's containers is told by its version.
+/// Containers that were removed long ago. Nothing is listed of them any more; their keys stay for as long as there may be
+/// reports that name them. Whoever caches a host's containers is told by its version.
 async fn removed_containers(db: &mut Db, prune: Prune) -> Result<Step, Failure> {
     let before = At(prune.containers_removed_before);
-    let old = db.query(REMOVED_CONTAINERS).bind(before).bind(overread(prune.limit));
-    let rows = old.fetch_all(db.connection()).await?;
-    let more = rows.len() > prune.limit;
-    let mut hosts = Vec::new();
-    let mut ids = Vec::new();
-    for row in rows.iter().take(prune.limit) {
-        hosts.push(row.try_get::<Id, _>("host_id")?);
-        ids.push(row.try_get::<String, _>("container_id")?);
-    }
+    let (mut hosts, mut ids, more) = containers(db, REMOVED_CONTAINERS, before, prune.limit).await?;
     if hosts.is_empty() {
         return Ok((0, more));
     }
     let mut locked = presence::lock(db, hosts.clone()).await?;
+    // No report that is stored was measured later. Where none was, none names a container.
+    let newest = |row: &PresenceRow| (row.host_id, row.newest_report_at.unwrap_or(At(Timestamp::MIN)));
+    let newest: HashMap<Id, At> = locked.iter().map(newest).collect();
+    // A host that was deleted meanwhile takes its containers along.
+    (hosts, ids) = hosts.into_iter().zip(ids).filter(|(host, _)| newest.contains_key(host)).unzip();
+    let until = hosts.iter().map(|host| newest[host]).collect::<Vec<_>>();
     // Asked again under the lock: a container may have come back meanwhile.
-    let delete = db.query(DELETE_CONTAINERS).bind(hosts).bind(ids).bind(before);
-    let gone = delete.fetch_all(db.connection()).await?;
+    let forget = db.query(FORGET_CONTAINERS).bind(hosts).bind(ids).bind(until).bind(before);
+    let gone = forget.fetch_all(db.connection()).await?;
     let touched: BTreeSet<Id> = gone.iter().map(|row| row.try_get("host_id")).collect::<Result<_, _>>()?;
     for row in locked.iter_mut().filter(|row| touched.contains(&row.host_id)) {
         row.containers_version.0 += 1;
@@ -145,6 +181,33 @@ async fn removed_containers(db: &mut Db, prune: Prune) -> Result<Step, Failure> 
     }
     presence::put(db, &locked.iter().collect::<Vec<_>>()).await?;
     Ok((gone.len() as u64, more))
+}
+
+/// Keys that no report names any more. Nobody has seen their rows since their containers went, so that they neither count
+/// nor raise a version.
+async fn unused_keys(db: &mut Db, prune: Prune) -> Result<Step, Failure> {
+    let before = At(prune.snapshots_before);
+    let (hosts, ids, more) = containers(db, UNUSED_KEYS, before, prune.limit).await?;
+    if !hosts.is_empty() {
+        presence::lock(db, hosts.clone()).await?;
+        // Asked again under the lock: a late report may have named one meanwhile.
+        db.query(DELETE_KEYS).bind(before).bind(hosts).bind(ids).execute(db.connection()).await?;
+    }
+    Ok((0, more))
+}
+
+/// The containers that a statement finds, at most `limit`, and whether there are more.
+async fn containers(
+    db: &mut Db,
+    text: &'static str,
+    before: At,
+    limit: usize,
+) -> Result<(Vec<Id>, Vec<String>, bool), Failure> {
+    let rows = db.query(text).bind(before).bind(overread(limit)).fetch_all(db.connection()).await?;
+    let of_page = rows.iter().take(limit);
+    let hosts = of_page.clone().map(|row| row.try_get("host_id")).collect::<Result<_, _>>()?;
+    let ids = of_page.map(|row| row.try_get("container_id")).collect::<Result<_, _>>()?;
+    Ok((hosts, ids, rows.len() > limit))
 }
 
 /// What deleted hosts have reported. Nobody writes it any more: an append finds no presence to lock.

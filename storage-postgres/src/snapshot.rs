@@ -1,9 +1,9 @@
 //! A report as it is stored: one row, its containers' numbers in parallel arrays.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use enlist_core::Timestamp;
-use enlist_core::container::{Container, ContainerMetrics};
+use enlist_core::container::ContainerMetrics;
 use enlist_core::store::TelemetryQuery;
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostReport, HostSnapshot, Report};
 use sqlx::postgres::{PgArguments, PgRow};
@@ -21,7 +21,7 @@ macro_rules! snapshot_columns {
         "s.host_id, s.recorded_at, s.received_at, s.cpu_percent, s.load_1m, s.load_5m, s.load_15m, s.memory_used_bytes,
          s.memory_total_bytes, s.swap_used_bytes, s.swap_total_bytes, s.disk_used_bytes, s.disk_total_bytes,
          s.network_rx_bytes, s.network_tx_bytes, s.uptime_seconds, s.custom::text AS custom, s.agent::text AS agent,
-         s.container_ids, s.container_cpu_cores, s.container_memory_used_bytes, s.container_memory_limit_bytes,
+         s.container_keys, s.container_cpu_cores, s.container_memory_used_bytes, s.container_memory_limit_bytes,
          s.container_network_rx_bytes, s.container_network_tx_bytes, s.container_block_read_bytes,
          s.container_block_write_bytes, s.container_pids"
     };
@@ -36,13 +36,13 @@ macro_rules! insert {
             "INSERT INTO {schema}.host_metric_snapshots
                  (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
                   memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
-                  network_tx_bytes, uptime_seconds, custom, agent, container_ids, container_cpu_cores,
+                  network_tx_bytes, uptime_seconds, custom, agent, container_keys, container_cpu_cores,
                   container_memory_used_bytes, container_memory_limit_bytes, container_network_rx_bytes,
                   container_network_tx_bytes, container_block_read_bytes, container_block_write_bytes, container_pids)
              SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
                     v.memory_used_bytes, v.memory_total_bytes, v.swap_used_bytes, v.swap_total_bytes, v.disk_used_bytes,
                     v.disk_total_bytes, v.network_rx_bytes, v.network_tx_bytes, v.uptime_seconds, v.custom::json, v.agent::json,
-                    ($21::text[])[v.low:v.high], ($22::double precision[])[v.low:v.high], ($23::bigint[])[v.low:v.high],
+                    ($21::bigint[])[v.low:v.high], ($22::double precision[])[v.low:v.high], ($23::bigint[])[v.low:v.high],
                     ($24::bigint[])[v.low:v.high], ($25::bigint[])[v.low:v.high], ($26::bigint[])[v.low:v.high],
                     ($27::bigint[])[v.low:v.high], ($28::bigint[])[v.low:v.high], ($29::bigint[])[v.low:v.high]
              FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::double precision[], $5::double precision[],
@@ -57,28 +57,45 @@ macro_rules! insert {
     };
 }
 
-/// Of reports that are known to be new.
+/// Of reports that are not there yet.
 const INSERT: &str = insert!("");
-/// What is there already stays, and is not returned.
-const INSERT_MISSING: &str = insert!(" ON CONFLICT (host_id, recorded_at) DO NOTHING RETURNING host_id, recorded_at");
 
-const BY_KEYS: &str = concat!(
-    "SELECT ",
-    snapshot_columns!(),
+/// Reports that are there, with the ids of the containers that they name: each once, in the first row, since they are
+/// longer than all else of a report.
+macro_rules! stored {
+    ($of:literal) => {
+        concat!(
+            "WITH stored AS MATERIALIZED (SELECT ",
+            snapshot_columns!(),
+            $of,
+            "), named AS (
+                SELECT array_agg(c.container_key) AS named_keys, array_agg(c.container_id) AS named_ids
+                FROM (SELECT DISTINCT s.host_id, unnest(s.container_keys) AS container_key FROM stored AS s) AS k
+                JOIN {schema}.containers AS c ON c.host_id = k.host_id AND c.container_key = k.container_key
+            )
+            SELECT s.*, named.named_keys, named.named_ids
+            FROM (SELECT *, row_number() OVER (ORDER BY recorded_at) AS place FROM stored) AS s
+            LEFT JOIN named ON s.place = 1
+            ORDER BY s.recorded_at"
+        )
+    };
+}
+
+/// With the bounds, only the days in between are looked at.
+const BY_KEYS: &str = stored!(
     " FROM unnest($1::uuid[], $2::timestamptz[]) AS k (host_id, recorded_at)
-     JOIN {schema}.host_metric_snapshots AS s ON s.host_id = k.host_id AND s.recorded_at = k.recorded_at"
+      JOIN {schema}.host_metric_snapshots AS s ON s.host_id = k.host_id AND s.recorded_at = k.recorded_at
+      WHERE s.recorded_at >= $3 AND s.recorded_at <= $4"
 );
 
 /// A host that was deleted has no presence, and so no reports that are read out.
-const RANGE: &str = concat!(
-    "SELECT ",
-    snapshot_columns!(),
+const RANGE: &str = stored!(
     " FROM {schema}.host_metric_snapshots AS s
-     WHERE s.host_id = $1 AND s.recorded_at >= $2 AND s.recorded_at < $3
-       AND ($4::timestamptz IS NULL OR s.recorded_at > $4)
-       AND EXISTS (SELECT FROM {schema}.host_presence AS p WHERE p.host_id = $1)
-     ORDER BY s.recorded_at
-     LIMIT $5"
+      WHERE s.host_id = $1 AND s.recorded_at >= $2 AND s.recorded_at < $3
+        AND ($4::timestamptz IS NULL OR s.recorded_at > $4)
+        AND EXISTS (SELECT FROM {schema}.host_presence AS p WHERE p.host_id = $1)
+      ORDER BY s.recorded_at
+      LIMIT $5"
 );
 
 /// A report on its way into the table.
@@ -89,8 +106,8 @@ pub(crate) struct SnapshotRow<'a> {
     received_at: Timestamp,
     custom: Option<String>,
     agent: Option<String>,
-    /// Those that were measured, by `container_id`.
-    containers: Vec<(&'a str, &'a ContainerMetrics)>,
+    /// Those that were measured, in the order of the report.
+    containers: Vec<&'a ContainerMetrics>,
 }
 
 /// The counts of a container, in the order of the columns.
@@ -143,15 +160,13 @@ impl<'a> SnapshotRow<'a> {
             network_tx_bytes,
             uptime_seconds,
         ];
-        let measured = |container: &'a Container| Some((container.container_id.as_str(), container.metrics.as_ref()?));
-        let mut containers: Vec<_> = report.containers.iter().filter_map(measured).collect();
-        containers.sort_unstable_by_key(|(id, _)| *id);
-        let of_containers = containers.iter().flat_map(|(_, of)| COUNTS.map(|count| count(of)));
+        let containers: Vec<_> = report.containers.iter().filter_map(|container| container.metrics.as_ref()).collect();
+        let of_containers = containers.iter().flat_map(|of| COUNTS.map(|count| count(of)));
         if counts.into_iter().chain(of_containers).flatten().any(too_large) {
             return Err(TOO_LARGE);
         }
         // PostgreSQL would store them; JSON has no word for them; nobody has measured them.
-        let cores = containers.iter().map(|(_, of)| of.cpu_cores);
+        let cores = containers.iter().map(|of| of.cpu_cores);
         let reals = [cpu_percent, load_1m, load_5m, load_15m].into_iter().chain(cores);
         if !reals.flatten().chain(custom.values().copied()).all(f64::is_finite) {
             return Err(Failure::Invalid("a measured number is finite"));
@@ -183,76 +198,66 @@ fn too_large(count: u64) -> bool {
     i64::try_from(count).is_err()
 }
 
+/// A report, and the keys of those containers that it measured, in its order.
+pub(crate) type Keyed<'r, 'a> = (&'r SnapshotRow<'a>, Vec<i64>);
+
 /// The containers of several reports, one after the other.
 #[derive(Default)]
-struct Containers<'a> {
+struct Containers {
     /// Where those of each report begin and end, counted from 1.
     bounds: (Vec<Option<i32>>, Vec<Option<i32>>),
-    ids: Vec<&'a str>,
+    keys: Vec<i64>,
     cpu_cores: Vec<Option<f64>>,
     counts: [Vec<Option<Count>>; 7],
 }
 
-impl<'a> Containers<'a> {
-    fn of(rows: &[&SnapshotRow<'a>]) -> Result<Self, Failure> {
+impl Containers {
+    fn of(rows: &[Keyed<'_, '_>]) -> Result<Self, Failure> {
         let place = |place: usize| i32::try_from(place).map_err(|_| Failure::Invalid("too many containers at once"));
         let mut all = Self::default();
-        for row in rows {
-            let low = all.ids.len() + 1;
-            for (id, metrics) in &row.containers {
-                all.ids.push(id);
+        for (row, keys) in rows {
+            let low = all.keys.len() + 1;
+            all.keys.extend(keys);
+            for metrics in &row.containers {
                 all.cpu_cores.push(metrics.cpu_cores);
                 for (counts, count) in all.counts.iter_mut().zip(COUNTS) {
                     counts.push(count(metrics).map(Count));
                 }
             }
-            let some = !row.containers.is_empty();
+            let some = !keys.is_empty();
             all.bounds.0.push(some.then(|| place(low)).transpose()?);
-            all.bounds.1.push(some.then(|| place(all.ids.len())).transpose()?);
+            all.bounds.1.push(some.then(|| place(all.keys.len())).transpose()?);
         }
         Ok(all)
     }
 }
 
-/// Stores reports that are newer than all of their hosts: nobody else can have stored them.
-pub(crate) async fn insert(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<(), Failure> {
+/// Stores reports that are not there yet.
+pub(crate) async fn insert(db: &mut Db, rows: &[Keyed<'_, '_>]) -> Result<(), Failure> {
     if !rows.is_empty() {
-        statement(db, INSERT, rows)?.execute(db.connection()).await?;
+        statement(db, rows)?.execute(db.connection()).await?;
     }
     Ok(())
 }
 
-/// Stores those of `rows` that are not there yet, and says which.
-pub(crate) async fn insert_missing(db: &mut Db, rows: &[&SnapshotRow<'_>]) -> Result<HashSet<ReportKey>, Failure> {
-    if rows.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let stored = statement(db, INSERT_MISSING, rows)?.fetch_all(db.connection()).await?;
-    stored.iter().map(|row| Ok((row.try_get("host_id")?, row.try_get("recorded_at")?))).collect()
-}
-
-fn statement(
-    db: &Db,
-    text: &'static str,
-    rows: &[&SnapshotRow<'_>],
-) -> Result<Query<'static, Postgres, PgArguments>, Failure> {
+fn statement(db: &Db, rows: &[Keyed<'_, '_>]) -> Result<Query<'static, Postgres, PgArguments>, Failure> {
     macro_rules! reals {
         ($field:ident) => {
-            rows.iter().map(|row| row.report.host.metrics.$field).collect::<Vec<_>>()
+            rows.iter().map(|(row, _)| row.report.host.metrics.$field).collect::<Vec<_>>()
         };
     }
     macro_rules! counts {
         ($field:ident) => {
-            rows.iter().map(|row| row.report.host.metrics.$field.map(Count)).collect::<Vec<_>>()
+            rows.iter().map(|(row, _)| row.report.host.metrics.$field.map(Count)).collect::<Vec<_>>()
         };
     }
-    let Containers { bounds: (lows, highs), ids, cpu_cores, counts } = Containers::of(rows)?;
+    let Containers { bounds: (lows, highs), keys, cpu_cores, counts } = Containers::of(rows)?;
     let [used, limits, received, sent, reads, writes, pids] = counts;
     let statement = db
-        .query(text)
-        .bind(rows.iter().map(|row| row.host_id).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| At(row.report.recorded_at)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| At(row.received_at)).collect::<Vec<_>>())
+        .query(INSERT)
+        .bind(rows.iter().map(|(row, _)| row.host_id).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(row, _)| At(row.report.recorded_at)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(row, _)| At(row.received_at)).collect::<Vec<_>>())
         .bind(reals!(cpu_percent))
         .bind(reals!(load_1m))
         .bind(reals!(load_5m))
@@ -266,11 +271,11 @@ fn statement(
         .bind(counts!(network_rx_bytes))
         .bind(counts!(network_tx_bytes))
         .bind(counts!(uptime_seconds))
-        .bind(rows.iter().map(|row| row.custom.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.agent.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(row, _)| row.custom.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(row, _)| row.agent.as_deref()).collect::<Vec<_>>())
         .bind(lows)
         .bind(highs)
-        .bind(ids)
+        .bind(keys)
         .bind(cpu_cores)
         .bind(used)
         .bind(limits)
@@ -284,14 +289,16 @@ fn statement(
 
 /// The stored reports of these identities.
 pub(crate) async fn by_keys(db: &mut Db, keys: &[ReportKey]) -> Result<HashMap<ReportKey, HostSnapshot>, Failure> {
-    if keys.is_empty() {
-        return Ok(HashMap::new());
-    }
     let (hosts, times): (Vec<_>, Vec<_>) = keys.iter().copied().unzip();
-    let rows = db.query(BY_KEYS).bind(hosts).bind(times).fetch_all(db.connection()).await?;
+    let (Some(first), Some(last)) = (times.iter().min().copied(), times.iter().max().copied()) else {
+        return Ok(HashMap::new());
+    };
+    let rows = db.query(BY_KEYS).bind(hosts).bind(times).bind(first).bind(last);
+    let rows = rows.fetch_all(db.connection()).await?;
+    let names = names(&rows)?;
     rows.iter()
         .map(|row| {
-            let snapshot = decode(row)?;
+            let snapshot = decode(row, &names)?;
             Ok(((row.try_get("host_id")?, At(snapshot.recorded_at)), snapshot))
         })
         .collect()
@@ -306,10 +313,22 @@ pub(crate) async fn range(db: &mut Db, query: &TelemetryQuery) -> Result<Vec<Hos
         .bind(At(query.to))
         .bind(query.after.map(At))
         .bind(overread(query.limit));
-    rows.fetch_all(db.connection()).await?.iter().map(decode).collect()
+    let rows = rows.fetch_all(db.connection()).await?;
+    let names = names(&rows)?;
+    rows.iter().map(|row| decode(row, &names)).collect()
 }
 
-fn decode(row: &PgRow) -> Result<HostSnapshot, Failure> {
+/// The ids of containers, by their keys.
+fn names(rows: &[PgRow]) -> Result<HashMap<i64, String>, Failure> {
+    for row in rows {
+        if let Some(keys) = row.try_get::<Option<Vec<i64>>, _>("named_keys")? {
+            return Ok(keys.into_iter().zip(row.try_get::<Vec<String>, _>("named_ids")?).collect());
+        }
+    }
+    Ok(HashMap::new())
+}
+
+fn decode(row: &PgRow, names: &HashMap<i64, String>) -> Result<HostSnapshot, Failure> {
     let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));
     let json = |column| row.try_get::<Option<&str>, _>(column);
     Ok(HostSnapshot {
@@ -332,12 +351,12 @@ fn decode(row: &PgRow) -> Result<HostSnapshot, Failure> {
         },
         custom: json("custom")?.map_or_else(|| Ok(Default::default()), from_json)?,
         agent: json("agent")?.map(from_json).transpose()?,
-        containers: decode_containers(row)?,
+        containers: decode_containers(row, names)?,
     })
 }
 
-fn decode_containers(row: &PgRow) -> Result<Vec<ContainerSnapshot>, Failure> {
-    let Some(ids) = row.try_get::<Option<Vec<String>>, _>("container_ids")? else { return Ok(Vec::new()) };
+fn decode_containers(row: &PgRow, names: &HashMap<i64, String>) -> Result<Vec<ContainerSnapshot>, Failure> {
+    let Some(keys) = row.try_get::<Option<Vec<i64>>, _>("container_keys")? else { return Ok(Vec::new()) };
     let cpu_cores: Vec<Option<f64>> = row.try_get("container_cpu_cores")?;
     let counts = |column| row.try_get::<Vec<Option<Count>>, _>(column);
     let memory_used = counts("container_memory_used_bytes")?;
@@ -349,8 +368,10 @@ fn decode_containers(row: &PgRow) -> Result<Vec<ContainerSnapshot>, Failure> {
     let pids = counts("container_pids")?;
     // The schema keeps them of one length; where it does not, a number is unknown rather than another container's.
     let at = |counts: &[Option<Count>], index: usize| counts.get(index).copied().flatten().map(|count| count.0);
-    let each = ids.into_iter().enumerate().map(|(index, container_id)| ContainerSnapshot {
-        container_id,
+    // A row that somebody else has deleted takes the numbers of its container along, and nothing else of the report.
+    let named = keys.iter().enumerate().filter_map(|(index, key)| Some((index, names.get(key)?)));
+    let each = named.map(|(index, container_id)| ContainerSnapshot {
+        container_id: container_id.clone(),
         metrics: ContainerMetrics {
             cpu_cores: cpu_cores.get(index).copied().flatten(),
             memory_used_bytes: at(&memory_used, index),
@@ -362,5 +383,7 @@ fn decode_containers(row: &PgRow) -> Result<Vec<ContainerSnapshot>, Failure> {
             pids: at(&pids, index),
         },
     });
-    Ok(each.collect())
+    let mut containers: Vec<_> = each.collect();
+    containers.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
+    Ok(containers)
 }

@@ -30,8 +30,8 @@ use crate::{agent_token, aggregate, contact, container, event, host, install_tok
 /// How many connections [`PgStore::connect`] opens at most, and how long a call waits for one of them.
 const POOL: (u32, Duration) = (16, Duration::from_secs(5));
 
-/// How many containers' descriptions are remembered, at about 30 bytes each: a report of one that is not costs the reading
-/// of its host's rows.
+/// How many containers' descriptions and keys are remembered, at about 40 bytes each: a report of one that is not costs the
+/// reading of its host's rows.
 const DESCRIBED: usize = 1_500_000;
 /// How many tokens' last uses are remembered: that of one that is not costs a look at its row.
 const USED: usize = 200_000;
@@ -72,8 +72,8 @@ pub(crate) struct Shared {
 
 /// What is known of rows without reading them.
 pub(crate) struct Remembered {
-    /// What the rows of hosts' containers say.
-    pub(crate) described: DescribedCache<()>,
+    /// What the rows of hosts' containers say, and the keys that reports name them by.
+    pub(crate) described: DescribedCache<i64>,
     /// When tokens were last seen to be used.
     pub(crate) uses: RecentUses,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Remembered {
 #[derive(Default)]
 pub(crate) struct Learnt {
     /// What the rows of a host's containers say, at which version.
-    pub(crate) described: Vec<(HostId, u64, Described<()>)>,
+    pub(crate) described: Vec<(HostId, u64, Described<i64>)>,
     /// Which uses of tokens were written.
     pub(crate) used: Vec<Used>,
 }

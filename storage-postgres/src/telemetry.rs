@@ -1,14 +1,15 @@
 //! Reports: appended with the contact that they prove; read back in the order in which they were measured.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use enlist_core::HostId;
-use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Described, Page, TelemetryQuery};
+use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Described, Fingerprint, Page, TelemetryQuery};
 use enlist_core::telemetry::{HostSnapshot, Report};
 
 use crate::column::{At, Id};
 use crate::contact::Visits;
+use crate::container::{ContainerName, Containers};
 use crate::error::Failure;
 use crate::partition::Day;
 use crate::snapshot::{self, SnapshotRow};
@@ -28,12 +29,12 @@ pub(crate) async fn append(shared: Arc<Shared>, reports: Vec<Append>) -> Result<
         return Ok(Appended { outcomes: Vec::new(), events: Vec::new() });
     }
     let mut appended = Appended { outcomes: Vec::with_capacity(reports.len()), events: Vec::new() };
-    match append_together(&shared, &reports).await {
+    match append_together(&shared, &reports, false).await {
         Err(failure) if failure.may_be_of_one_piece() => {}
         answer => return answer,
     }
     for (place, append) in reports.iter().enumerate() {
-        match append_together(&shared, std::slice::from_ref(append)).await {
+        match append_together(&shared, std::slice::from_ref(append), true).await {
             Ok(one) => {
                 appended.outcomes.extend(one.outcomes);
                 appended.events.extend(one.events);
@@ -64,7 +65,9 @@ pub(crate) async fn append(shared: Arc<Shared>, reports: Vec<Append>) -> Result<
     Ok(appended)
 }
 
-async fn append_together(shared: &Arc<Shared>, reports: &[Append]) -> Result<Appended, Failure> {
+/// `doubtful` if nothing is taken for new that was not looked for: what a hand at the prompt has put there fails a group,
+/// and then not its report.
+async fn append_together(shared: &Arc<Shared>, reports: &[Append], doubtful: bool) -> Result<Appended, Failure> {
     let mut days: Vec<_> = reports.iter().map(|append| Day::of(append.report.recorded_at)).collect();
     days.sort_unstable();
     days.dedup();
@@ -72,7 +75,7 @@ async fn append_together(shared: &Arc<Shared>, reports: &[Append]) -> Result<App
     let reports: Arc<[Append]> = reports.into();
     let stored = shared.attempt(&days, move |db| {
         let reports = Arc::clone(&reports);
-        Box::pin(async move { store(db, &reports).await })
+        Box::pin(async move { store(db, &reports, doubtful).await })
     });
     let (appended, learnt) = stored.await?;
     shared.remembered.learn(learnt);
@@ -80,7 +83,7 @@ async fn append_together(shared: &Arc<Shared>, reports: &[Append]) -> Result<App
 }
 
 /// The transaction. Its round trips are bounded, however many reports and hosts there are.
-async fn store(db: &mut Db, reports: &[Append]) -> Result<(Appended, Learnt), Failure> {
+async fn store(db: &mut Db, reports: &[Append], doubtful: bool) -> Result<(Appended, Learnt), Failure> {
     let hosts = reports.iter().map(|append| append.contact.host_id.into()).collect();
     let mut visits = Visits::begin(db, hosts).await?;
     let mut batch = Batch::default();
@@ -90,10 +93,9 @@ async fn store(db: &mut Db, reports: &[Append]) -> Result<(Appended, Learnt), Fa
             None => AppendOutcome::HostAbsent,
             Some(visit) if visit.is_archived() => AppendOutcome::HostArchived,
             Some(visit) => {
-                // Who is newer than the newest was not stored before. Alone, that is not relied on: what a hand at the prompt
-                // has put there fails a group, and then not its report.
+                // Who is newer than the newest was not stored before.
                 let newest = visit.presence.newest_report_at;
-                let is_new = reports.len() > 1 && newest.is_none_or(|newest| At(report.recorded_at) > newest);
+                let is_new = !doubtful && newest.is_none_or(|newest| At(report.recorded_at) > newest);
                 visits.contact(contact);
                 match row_of(db, contact, report) {
                     Err(failure) => AppendOutcome::Failed(failure.into()),
@@ -106,11 +108,15 @@ async fn store(db: &mut Db, reports: &[Append]) -> Result<(Appended, Learnt), Fa
             }
         });
     }
-    for (place, outcome) in batch.store(db, reports).await? {
+    for (place, outcome) in batch.judge(db, reports).await? {
         outcomes[place] = outcome;
     }
-    let accepted = reports.iter().zip(&outcomes).filter(|(_, outcome)| matches!(outcome, AppendOutcome::Accepted));
-    let described = describe(db, &mut visits, &accepted.map(|(append, _)| append).collect::<Vec<_>>()).await?;
+    let accepted = |first: &&First<'_>| matches!(outcomes[first.place], AppendOutcome::Accepted);
+    let rows: Vec<_> = batch.firsts.iter().filter(accepted).map(|first| &first.row).collect();
+    let accepted: Vec<_> = batch.firsts.iter().filter(accepted).map(|first| &reports[first.place]).collect();
+    // Containers before the reports that name them, by keys that are theirs then.
+    let (keys, described) = describe(db, &mut visits, &accepted).await?;
+    snapshot::insert(db, &rows.into_iter().zip(keys).collect::<Vec<_>>()).await?;
     let (events, used) = visits.finish(db).await?;
     Ok((Appended { outcomes, events }, Learnt { described, used }))
 }
@@ -153,51 +159,43 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Stores those that are new, and tells of each what became of it.
-    async fn store(self, db: &mut Db, reports: &[Append]) -> Result<Vec<(usize, AppendOutcome)>, Failure> {
-        let (mut new, mut others) = (Vec::new(), Vec::new());
-        for First { row, is_new, .. } in &self.firsts {
-            if *is_new { &mut new } else { &mut others }.push(row);
-        }
-        snapshot::insert(db, &new).await?;
-        let mut stored: HashSet<ReportKey> = snapshot::insert_missing(db, &others).await?;
-        let there: Vec<_> = others.iter().map(|row| row.key()).filter(|key| !stored.contains(key)).collect();
-        let there = snapshot::by_keys(db, &there).await?;
-        stored.extend(new.iter().map(|row| row.key()));
-        let judge = |known: &HostSnapshot, report: &Report| {
-            if known.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict }
+    /// What becomes of each: only those that may be there already are looked for.
+    async fn judge(&self, db: &mut Db, reports: &[Append]) -> Result<Vec<(usize, AppendOutcome)>, Failure> {
+        let doubtful = self.firsts.iter().filter(|first| !first.is_new);
+        let there = snapshot::by_keys(db, &doubtful.map(|first| first.row.key()).collect::<Vec<_>>()).await?;
+        let judge = |known: &HostSnapshot, place: usize| {
+            if known.repeats(&reports[place].report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict }
         };
-        let mut outcomes = Vec::with_capacity(reports.len());
-        let places = self.firsts.iter().map(|first| (first.place, &first.row, true));
-        let repeats = self.repeats.iter().map(|(place, first)| (*place, &self.firsts[*first].row, false));
-        for (place, row, is_first) in places.chain(repeats) {
-            let key = row.key();
-            let outcome = if stored.contains(&key) {
-                if is_first { AppendOutcome::Accepted } else { judge(&row.snapshot(), &reports[place].report) }
-            } else {
-                // A day that is dropped at this very moment.
-                let known =
-                    there.get(&key).ok_or(Failure::Unavailable("a stored report went while it was compared"))?;
-                judge(known, &reports[place].report)
-            };
-            outcomes.push((place, outcome));
-        }
-        Ok(outcomes)
+        let firsts = self.firsts.iter().map(|First { place, row, .. }| {
+            let known = there.get(&row.key());
+            (*place, known.map_or(AppendOutcome::Accepted, |known| judge(known, *place)))
+        });
+        let repeats = self.repeats.iter().map(|(place, first)| {
+            let row = &self.firsts[*first].row;
+            let outcome =
+                there.get(&row.key()).map_or_else(|| judge(&row.snapshot(), *place), |known| judge(known, *place));
+            (*place, outcome)
+        });
+        Ok(firsts.chain(repeats).collect())
     }
 }
 
+/// The keys of each report's measured containers.
+type Keys = Vec<Vec<i64>>;
+
 /// Takes over the facts and the containers of those reports that are newer than all before them, in their order. Gives
-/// what the rows of containers that were read say then.
+/// the keys by which all of them name their containers, and what the rows of containers that were read say then.
 async fn describe(
     db: &mut Db,
     visits: &mut Visits,
     accepted: &[&Append],
-) -> Result<Vec<(HostId, u64, Described<()>)>, Failure> {
+) -> Result<(Keys, Vec<(HostId, u64, Described<i64>)>), Failure> {
     let shared = db.shared();
     let known = &shared.remembered.described;
+    let fingerprints: Vec<_> = accepted.iter().map(|append| known.fingerprints(&append.report.containers)).collect();
     let mut newest = Vec::new();
     let mut changed = HashSet::new();
-    for append in accepted {
+    for (append, fingerprints) in accepted.iter().zip(&fingerprints) {
         let (host_id, report) = (append.contact.host_id, &append.report);
         let Some(visit) = visits.get_mut(host_id.into()) else { continue };
         let at = At(report.recorded_at);
@@ -209,9 +207,9 @@ async fn describe(
         newest.push(*append);
         // Nothing was written of the host's containers yet: what is known at this version holds.
         let unchanged = !tells(report)
-            || known.find(host_id, visit.presence.containers_version.0).is_some_and(|described| {
-                described.is_unchanged_by(&known.fingerprints(&report.containers), report.containers_complete)
-            });
+            || known
+                .find(host_id, visit.presence.containers_version.0)
+                .is_some_and(|described| described.is_unchanged_by(fingerprints, report.containers_complete));
         if !unchanged {
             changed.insert(host_id);
         }
@@ -238,12 +236,52 @@ async fn describe(
             visit.presence.last_complete_at = Some(At(contact.at));
         }
     }
-    container::put(db, &of_host).await?;
+    container::put(db, &mut of_host).await?;
+    let keys = name(db, visits, &of_host, accepted, &fingerprints).await?;
     let read = changed.into_iter().filter_map(|host_id| {
         let (containers, visit) = (of_host.get(&host_id.into())?, visits.get_mut(host_id.into())?);
         Some((host_id, visit.presence.containers_version.0, containers.described(known)))
     });
-    Ok(read.collect())
+    Ok((keys, read.collect()))
+}
+
+/// The keys by which reports name the containers that they measured. Of a host whose rows were not read, those that are
+/// there are known as long as its version is; only for others the table is asked, once for all reports.
+async fn name(
+    db: &mut Db,
+    visits: &mut Visits,
+    of_host: &HashMap<Id, Containers>,
+    accepted: &[&Append],
+    fingerprints: &[Vec<Fingerprint>],
+) -> Result<Keys, Failure> {
+    let shared = db.shared();
+    let mut keys: Vec<Vec<Result<i64, ContainerName>>> = Vec::with_capacity(accepted.len());
+    let mut unknown = BTreeMap::new();
+    for (Append { contact, report }, fingerprints) in accepted.iter().zip(fingerprints) {
+        let host_id = Id::from(contact.host_id);
+        let version = visits.get_mut(host_id).map(|visit| visit.presence.containers_version.0);
+        let read = of_host.get(&host_id);
+        let remembered = match (read, version) {
+            (None, Some(version)) => shared.remembered.described.find(contact.host_id, version),
+            _ => None,
+        };
+        let measured = report.containers.iter().zip(fingerprints).filter(|(container, _)| container.metrics.is_some());
+        let of_report = measured.map(|(container, fingerprint)| {
+            let id = &container.container_id;
+            let read = read.and_then(|containers| containers.key(id));
+            read.or_else(|| remembered.as_ref()?.key(*fingerprint)).ok_or_else(|| {
+                let until = unknown.entry((host_id, id.clone())).or_insert(At(report.recorded_at));
+                *until = At(report.recorded_at).max(*until);
+                (host_id, id.clone())
+            })
+        });
+        keys.push(of_report.collect());
+    }
+    let named = container::name(db, &unknown).await?;
+    let key = |key: Result<i64, ContainerName>| {
+        key.or_else(|name| named.get(&name).copied().ok_or(Failure::Corrupt("a container was given no key")))
+    };
+    keys.into_iter().map(|of_report| of_report.into_iter().map(key).collect()).collect()
 }
 
 /// Whether a report can change anything about containers.

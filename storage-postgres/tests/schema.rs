@@ -281,10 +281,10 @@ async fn numbers_stand_beside_their_containers() {
     report.containers = vec![sample::container("a"), sample::container("b")];
     server.open().append(vec![sample::append(&host, report)]).await.unwrap();
     for set in [
-        "container_ids = NULL",
-        "container_ids = ARRAY['a']",
-        "container_ids = ARRAY['a', NULL]",
-        "container_ids = '{}'",
+        "container_keys = NULL",
+        "container_keys = ARRAY[7]",
+        "container_keys = ARRAY[7, NULL]",
+        "container_keys = '{}'",
         "container_cpu_cores = ARRAY[1.5]",
         "container_pids = NULL",
         "container_pids = ARRAY[1, 2, 3]",
@@ -297,6 +297,32 @@ async fn numbers_stand_beside_their_containers() {
     hand.run("UPDATE host_metric_snapshots SET container_pids = ARRAY[7, NULL]").await;
     let seen = hand.column("SELECT container_id || coalesce(pids, 0) FROM container_metric_snapshots ORDER BY 1").await;
     assert_eq!(seen, [Some("a7".to_owned()), Some("b0".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_container_is_described_whole_or_known_by_its_key_alone() {
+    let (server, mut hand, host) = enrolled().await;
+    server.open().append(vec![sample::append(&host, common::full_report(1))]).await.unwrap();
+    for set in [
+        "name = NULL",
+        "image = NULL",
+        "state = NULL",
+        "first_seen_at = NULL",
+        "last_seen_at = NULL",
+        "named_until = now()",
+        "name = NULL, image = NULL, state = NULL, first_seen_at = NULL, last_seen_at = NULL",
+        "name = NULL, image = NULL, state = NULL, first_seen_at = NULL, last_seen_at = NULL, named_until = now(),
+         removed_at = now()",
+    ] {
+        assert_eq!(hand.refusal(&format!("UPDATE containers SET {set}")).await, "containers_described", "{set}");
+    }
+    hand.run(
+        "UPDATE containers SET name = NULL, image = NULL, state = NULL, first_seen_at = NULL, last_seen_at = NULL,
+                               named_until = now() WHERE container_id = 'a'",
+    )
+    .await;
+    // A key is the sequence's to give.
+    assert!(hand.refusal("UPDATE containers SET container_key = 1").await.contains("container_key"));
 }
 
 /// Whatever the database's locale, and whatever the server's default is.
@@ -312,7 +338,7 @@ async fn text_is_compared_byte_by_byte() {
 }
 
 /// An index more on a snapshot table costs every report, for ever; and to be distributed by host, contact tables have
-/// keys that lead with the host, no sequences, and no foreign keys.
+/// keys that lead with the host, no sequence but that of containers' keys, and no foreign keys.
 #[tokio::test]
 async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them() {
     let (_server, mut hand, _) = enrolled().await;
@@ -325,9 +351,11 @@ async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them(
         ))
         .await;
     let expected = [
-        "containers (host_id) WHERE (removed_at IS NULL)",
+        "containers (host_id) WHERE ((removed_at IS NULL) AND (name IS NOT NULL))",
+        "containers (named_until) WHERE (name IS NULL)",
         "containers (removed_at) WHERE (removed_at IS NOT NULL)",
         "containers! (host_id, container_id)",
+        "containers! (host_id, container_key)",
         "host_metric_snapshots! (host_id, recorded_at)",
         "host_presence! (host_id)",
     ];
@@ -342,5 +370,5 @@ async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them(
            AND (is_identity = 'YES' OR column_default LIKE 'nextval%')"
         ))
         .await;
-    assert_eq!(bound, Vec::<Option<String>>::new());
+    assert_eq!(bound, [Some("container_key".to_owned())]);
 }

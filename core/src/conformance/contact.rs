@@ -43,12 +43,12 @@ async fn presence(store: &impl Store, host: &Host) -> HostPresence {
     store.find_host(&HostLookup::Id(host.id)).await.unwrap().expect("it exists").presence
 }
 
-async fn snapshots(store: &impl Store, host: &Host) -> Vec<HostSnapshot> {
+pub(super) async fn snapshots(store: &impl Store, host: &Host) -> Vec<HostSnapshot> {
     let query = TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 500 };
     store.list_telemetry(&query).await.unwrap().items
 }
 
-async fn containers(store: &impl Store, host: &Host) -> Vec<ContainerRecord> {
+pub(super) async fn containers(store: &impl Store, host: &Host) -> Vec<ContainerRecord> {
     let query = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 500 };
     store.list_containers(&query).await.unwrap().items
 }

@@ -231,6 +231,8 @@ properties! {
         telemetry_is_read_by_range_in_pages,
         a_cursor_widens_no_range,
         containers_are_read_in_pages,
+        an_older_report_is_read_with_containers_that_only_it_names,
+        numbers_of_removed_containers_are_read_with_their_reports,
     }
     deletion {
         a_deleted_host_is_gone_with_its_tokens,
@@ -261,6 +263,8 @@ properties! {
         old_snapshots_go_and_younger_ones_stay,
         a_host_outlives_its_reports,
         containers_go_some_time_after_they_were_removed,
+        reports_stay_whole_when_their_containers_go,
+        containers_are_named_for_as_long_as_a_report_measured_them,
         old_events_go_and_younger_ones_stay,
         a_position_is_never_given_again,
         old_tombstones_go_and_younger_ones_stay,

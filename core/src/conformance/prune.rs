@@ -11,7 +11,7 @@ use crate::policy::Scope;
 use crate::store::{
     AppendOutcome, Commit, ContainerQuery, EventQuery, HostLookup, Known, Prune, Revision, Store, TelemetryQuery, Write,
 };
-use crate::telemetry::{HostFacts, HostReport, Report};
+use crate::telemetry::{HostFacts, HostReport, HostSnapshot, Report};
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -48,9 +48,13 @@ async fn append(store: &impl Store, host: &Host, report: Report) {
     assert!(matches!(appended.outcomes[..], [AppendOutcome::Accepted]), "{:?}", appended.outcomes);
 }
 
-async fn stored(store: &impl Store, host: &Host) -> Vec<Timestamp> {
+async fn telemetry(store: &impl Store, host: &Host) -> Vec<HostSnapshot> {
     let query = TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 500 };
-    store.list_telemetry(&query).await.unwrap().items.into_iter().map(|snapshot| snapshot.recorded_at).collect()
+    store.list_telemetry(&query).await.unwrap().items
+}
+
+async fn stored(store: &impl Store, host: &Host) -> Vec<Timestamp> {
+    telemetry(store, host).await.into_iter().map(|snapshot| snapshot.recorded_at).collect()
 }
 
 fn with_containers(recorded_at: Timestamp, ids: &[&str]) -> Report {
@@ -117,6 +121,80 @@ pub async fn containers_go_some_time_after_they_were_removed(fixture: &impl Fixt
     append(&store, &host, with_containers(at(4), &["a", "c"])).await;
     let rows = store.list_containers(&query).await.unwrap().items;
     assert_eq!((rows[0].first_seen_at, rows[0].removed_at), (at(4), None));
+}
+
+fn whole(report: &Report) -> HostSnapshot {
+    HostSnapshot::of(report, report.recorded_at)
+}
+
+/// A container that went is listed no more; what it used then is part of what its host did then.
+pub async fn reports_stay_whole_when_their_containers_go(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let host = new_host(&store).await;
+    let mut reports = vec![with_containers(at(1), &["a", "b"]), with_containers(at(2), &["b"])];
+    for report in &reports {
+        append(&store, &host, report.clone()).await;
+    }
+    prune(&store, Prune { containers_removed_before: at(9), ..nothing() }).await;
+    let query = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
+    let ids = || async {
+        let rows = store.list_containers(&query).await.unwrap().items;
+        rows.into_iter().map(|row| (row.container.container_id, row.first_seen_at)).collect::<Vec<_>>()
+    };
+    let b = ("b".to_owned(), at(1));
+    assert_eq!(ids().await, std::slice::from_ref(&b));
+    assert_eq!(telemetry(&store, &host).await, reports.iter().map(whole).collect::<Vec<_>>());
+    let again = store.append(vec![sample::append(&host, reports[0].clone())]).await.unwrap();
+    assert!(matches!(again.outcomes[..], [AppendOutcome::Duplicate]), "{:?}", again.outcomes);
+    // Neither a late report nor its return turns the old numbers into another's.
+    reports.insert(0, with_containers(at(0), &["a", "c"]));
+    append(&store, &host, reports[0].clone()).await;
+    assert_eq!(ids().await, std::slice::from_ref(&b));
+    reports.push(with_containers(at(4), &["a", "b"]));
+    append(&store, &host, reports[3].clone()).await;
+    assert_eq!(ids().await, [("a".to_owned(), at(4)), b]);
+    assert_eq!(telemetry(&store, &host).await, reports.iter().map(whole).collect::<Vec<_>>());
+}
+
+/// However late it came, and whatever has gone before.
+pub async fn containers_are_named_for_as_long_as_a_report_measured_them(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let host = new_host(&store).await;
+    let mut sent = Vec::new();
+    // "gone" was removed on day 1; "late" was never seen but in reports that came late.
+    for (seconds, ids) in [(0, &["stays", "gone"][..]), (DAY, &["stays"]), (5 * DAY, &["stays"]), (3 * DAY, &["gone"])]
+    {
+        sent.push(with_containers(at(seconds), ids));
+        append(&store, &host, sent[sent.len() - 1].clone()).await;
+    }
+    let late = [1, 3 * DAY + 1].map(|seconds| with_containers(at(seconds), &["late"]));
+    store.append(late.clone().map(|report| sample::append(&host, report)).to_vec()).await.unwrap();
+    sent.extend(late);
+    let is_whole = async |sent: &[Report]| {
+        let left = telemetry(&store, &host).await;
+        for snapshot in &left {
+            assert!(sent.iter().any(|report| whole(report) == *snapshot), "{snapshot:?}");
+        }
+        left.len()
+    };
+    prune(&store, Prune { containers_removed_before: at(6 * DAY), ..nothing() }).await;
+    assert_eq!(is_whole(&sent).await, 6);
+    prune(&store, Prune { snapshots_before: at(2 * DAY), ..nothing() }).await;
+    assert_eq!(is_whole(&sent).await, 3);
+    sent.push(with_containers(at(4 * DAY + 2), &["gone", "late"]));
+    append(&store, &host, sent[sent.len() - 1].clone()).await;
+    prune(&store, Prune { snapshots_before: at(4 * DAY), ..nothing() }).await;
+    assert_eq!(is_whole(&sent).await, 2);
+    prune(&store, Prune { snapshots_before: at(20 * DAY), ..nothing() }).await;
+    assert_eq!(is_whole(&sent).await, 0);
+    // Nothing is known of them any more: they begin anew.
+    sent.push(with_containers(at(21 * DAY), &["gone", "late", "stays"]));
+    append(&store, &host, sent[sent.len() - 1].clone()).await;
+    assert_eq!(is_whole(&sent).await, 1);
+    let query = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
+    let rows = store.list_containers(&query).await.unwrap().items;
+    let first_seen: Vec<_> = rows.iter().map(|row| row.first_seen_at).collect();
+    assert_eq!(first_seen, [at(21 * DAY), at(21 * DAY), at(0)]);
 }
 
 /// By their time; those that stay keep their positions.

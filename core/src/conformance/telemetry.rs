@@ -1,10 +1,10 @@
 //! Reports read back: by range, and in pages.
 
 use super::Fixture;
-use super::contact::{append, new_host, with_containers};
+use super::contact::{append, containers, new_host, snapshots, with_containers};
 use super::sample::{self, at};
 use crate::store::{ContainerQuery, ContainerRecord, Store, TelemetryQuery};
-use crate::telemetry::HostSnapshot;
+use crate::telemetry::{HostSnapshot, Report};
 
 /// `from` belongs to it, `to` does not; every page size gives the same.
 pub async fn telemetry_is_read_by_range_in_pages(fixture: &impl Fixture) {
@@ -78,4 +78,68 @@ pub async fn containers_are_read_in_pages(fixture: &impl Fixture) {
         let seen: Vec<_> = seen.iter().map(|row| row.container.container_id.as_str()).collect();
         assert_eq!(seen, ids, "in pages of {limit}");
     }
+}
+
+/// What is read back of reports that arrived when they were measured.
+fn whole<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Vec<HostSnapshot> {
+    reports.into_iter().map(|report| HostSnapshot::of(report, report.recorded_at)).collect()
+}
+
+fn ids(rows: &[ContainerRecord]) -> Vec<&str> {
+    rows.iter().map(|row| row.container.container_id.as_str()).collect()
+}
+
+/// A store that names containers by keys of its own has none for them, and may list none.
+pub async fn an_older_report_is_read_with_containers_that_only_it_names(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (host, other) = (new_host(&store).await, new_host(&store).await);
+    // Each host has containers of its own, whatever they are called.
+    append(&store, &other, &[&with_containers(at(1), true, &["c"])]).await;
+    let newest = with_containers(at(50), true, &["a"]);
+    append(&store, &host, &[&newest]).await;
+    let alone = with_containers(at(10), true, &["b", "a"]);
+    let group = [with_containers(at(30), true, &["c"]), with_containers(at(20), true, &["b", "c"])];
+    assert_eq!(append(&store, &host, &[&alone]).await, ["accepted"]);
+    assert_eq!(append(&store, &host, &[&group[0], &group[1]]).await, ["accepted"; 2]);
+    assert_eq!(snapshots(&store, &host).await, whole([&alone, &group[1], &group[0], &newest]));
+    assert_eq!(append(&store, &host, &[&group[0], &alone]).await, ["duplicate"; 2]);
+    assert_eq!(ids(&containers(&store, &host).await), ["a"]);
+    // The first report that describes it is the first that is seen of it. An older one may come with it.
+    let late = with_containers(at(40), false, &["c", "d"]);
+    let described = with_containers(at(60), true, &["a", "c", "d"]);
+    assert_eq!(append(&store, &host, &[&late, &described]).await, ["accepted"; 2]);
+    let rows = containers(&store, &host).await;
+    assert_eq!(ids(&rows), ["a", "c", "d"]);
+    assert_eq!(rows.iter().map(|row| row.first_seen_at).collect::<Vec<_>>(), [at(50), at(60), at(60)]);
+    let all = [&alone, &group[1], &group[0], &late, &newest, &described];
+    assert_eq!(snapshots(&store, &host).await, whole(all));
+}
+
+/// It ran then; that it is gone now changes nothing about that.
+pub async fn numbers_of_removed_containers_are_read_with_their_reports(fixture: &impl Fixture) {
+    let (here, there) = (fixture.handle().await, fixture.handle().await);
+    let host = new_host(&here).await;
+    let reports = [
+        with_containers(at(1), true, &["a", "b"]),
+        with_containers(at(2), true, &["b"]),
+        with_containers(at(3), true, &["b", "c"]),
+        with_containers(at(4), true, &[]),
+    ];
+    append(&here, &host, &[&reports[0]]).await;
+    append(&there, &host, &[&reports[1], &reports[2]]).await;
+    append(&here, &host, &[&reports[3]]).await;
+    // Late, and of a container that is known to be gone.
+    let late = with_containers(at(0), true, &["a", "c"]);
+    append(&there, &host, &[&late]).await;
+    for store in [&here, &there] {
+        assert_eq!(snapshots(store, &host).await, whole([&late].into_iter().chain(&reports)));
+        assert_eq!(ids(&containers(store, &host).await), ["a", "b", "c"]);
+    }
+    assert_eq!(append(&here, &host, &[&late]).await, ["duplicate"]);
+    // Another number of a container that is gone is another report.
+    let mut other = late.clone();
+    other.containers[1].metrics.as_mut().unwrap().cpu_cores = Some(7.0);
+    assert_eq!(append(&here, &host, &[&other]).await, ["conflict"]);
+    let renamed = with_containers(at(0), true, &["a", "b"]);
+    assert_eq!(append(&here, &host, &[&renamed]).await, ["conflict"]);
 }

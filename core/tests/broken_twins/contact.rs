@@ -356,8 +356,9 @@ twins! {
         "contact::a_complete_report_removes_the_containers_that_it_lacks",
         "contact::a_dropped_append_is_whole_or_absent",
         "contact::a_repeated_report_is_a_duplicate_and_writes_nothing",
-        "telemetry::telemetry_is_read_by_range_in_pages",
         "contact::two_handles_agree_on_the_containers",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+        "telemetry::telemetry_is_read_by_range_in_pages",
     ],
     handles_remember_containers: HandlesRememberContainers::default() => [
         "prune::a_step_is_bounded_for_containers_and_tombstones",

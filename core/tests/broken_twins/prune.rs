@@ -1,5 +1,6 @@
 //! Retention that takes too much, too little, or too fast.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use enlist_core::event::{Event, Position};
 use enlist_core::policy::Scope;
 use enlist_core::store::{
     Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostRecord, Page,
-    Prune, Pruned, StoreError, StoreErrorKind,
+    Prune, Pruned, StoreError, StoreErrorKind, TelemetryQuery,
 };
-use enlist_core::{MemoryStore, Store, Timestamp};
+use enlist_core::telemetry::HostSnapshot;
+use enlist_core::{HostId, MemoryStore, Store, Timestamp};
 
-use crate::twin::{Fault, faults, prune_nothing, twins};
+use crate::twin::{Fault, all_hosts, faults, prune_nothing, twins};
 
 /// Prunes with other bounds than those that were asked for.
 struct Prunes(fn(Prune) -> Prune);
@@ -204,7 +206,87 @@ impl Fault for ContainersThatAreThereGo {
     }
 }
 
+/// What a container is called is forgotten with something else that named it, though a report that measured it is left.
+struct NamesGo {
+    /// With its row, or with the first of its reports.
+    with: Named,
+    gone: Mutex<BTreeSet<(HostId, String)>>,
+}
+
+#[derive(Clone, Copy)]
+enum Named {
+    ByItsRow,
+    ByAReport,
+}
+
+impl NamesGo {
+    fn with(with: Named) -> Self {
+        Self { with, gone: Mutex::default() }
+    }
+
+    /// The containers of all hosts that have a row, and those that a report names.
+    async fn named(store: &MemoryStore) -> [BTreeSet<(HostId, String)>; 2] {
+        let mut named = [BTreeSet::new(), BTreeSet::new()];
+        for record in all_hosts(store).await {
+            let host_id = record.host.id;
+            let containers = ContainerQuery { host_id, removed: true, after: None, limit: usize::MAX };
+            let rows = store.list_containers(&containers).await.expect("memory answers").items;
+            named[0].extend(rows.into_iter().map(|row| (host_id, row.container.container_id)));
+            let reports = everything(host_id);
+            let reports = store.list_telemetry(&reports).await.expect("memory answers").items;
+            let measured = reports.into_iter().flat_map(|snapshot| {
+                let at = snapshot.recorded_at;
+                snapshot.containers.into_iter().map(move |container| format!("{} {at}", container.container_id))
+            });
+            named[1].extend(measured.map(|name| (host_id, name)));
+        }
+        named
+    }
+}
+
+fn everything(host_id: HostId) -> TelemetryQuery {
+    TelemetryQuery { host_id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: usize::MAX }
+}
+
+#[async_trait]
+impl Fault for NamesGo {
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        let before = Self::named(store).await;
+        let pruned = store.prune(prune).await?;
+        let [rows, reports] = Self::named(store).await;
+        let went: Vec<_> = match self.with {
+            Named::ByItsRow => before[0].difference(&rows).cloned().collect(),
+            Named::ByAReport => {
+                let went = before[1].difference(&reports);
+                let ids = went.map(|(host_id, name)| (*host_id, name.split(' ').next().unwrap_or_default().to_owned()));
+                ids.filter(|container| !rows.contains(container)).collect()
+            }
+        };
+        self.gone.lock().unwrap().extend(went);
+        Ok(pruned)
+    }
+    async fn list_telemetry(
+        &self,
+        store: &MemoryStore,
+        query: &TelemetryQuery,
+    ) -> Result<Page<HostSnapshot>, StoreError> {
+        let mut page = store.list_telemetry(query).await?;
+        let gone = self.gone.lock().unwrap();
+        for snapshot in &mut page.items {
+            snapshot.containers.retain(|of| !gone.contains(&(query.host_id, of.container_id.clone())));
+        }
+        Ok(page)
+    }
+}
+
 twins! {
+    names_go_with_their_rows: NamesGo::with(Named::ByItsRow) => [
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+        "prune::reports_stay_whole_when_their_containers_go",
+    ],
+    names_go_with_a_report: NamesGo::with(Named::ByAReport) => [
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+    ],
     snapshots_as_old_as_asked_go:
         Prunes(|prune| Prune { snapshots_before: later(prune.snapshots_before), ..prune }) => [
         "prune::old_snapshots_go_and_younger_ones_stay",
@@ -225,6 +307,7 @@ twins! {
     snapshots_never_go: Prunes(|prune| Prune { snapshots_before: Timestamp::MIN, ..prune }) => [
         "prune::a_host_outlives_its_reports",
         "prune::a_report_of_any_day_finds_room",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
         "prune::old_snapshots_go_and_younger_ones_stay",
     ],
     events_never_go: Prunes(|prune| Prune { events_before: Timestamp::MIN, ..prune }) => [
@@ -234,7 +317,9 @@ twins! {
     ],
     containers_never_go: Prunes(|prune| Prune { containers_removed_before: Timestamp::MIN, ..prune }) => [
         "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
         "prune::containers_go_some_time_after_they_were_removed",
+        "prune::reports_stay_whole_when_their_containers_go",
     ],
     tombstones_never_go: Prunes(|prune| Prune { tombstones_before: Timestamp::MIN, ..prune }) => [
         "prune::a_step_is_bounded_for_containers_and_tombstones",
@@ -272,10 +357,12 @@ twins! {
         "prune::a_report_of_any_day_finds_room",
         "prune::a_step_is_bounded_and_says_what_is_left",
         "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
         "prune::containers_go_some_time_after_they_were_removed",
         "prune::old_events_go_and_younger_ones_stay",
         "prune::old_snapshots_go_and_younger_ones_stay",
         "prune::old_tombstones_go_and_younger_ones_stay",
+        "prune::reports_stay_whole_when_their_containers_go",
     ],
     the_newest_report_is_forgotten: TheNewestReportIsForgotten => [
         "prune::a_host_outlives_its_reports",
@@ -287,6 +374,8 @@ twins! {
         "prune::a_position_is_never_given_again",
     ],
     containers_that_are_there_go: ContainersThatAreThereGo::default() => [
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
         "prune::containers_go_some_time_after_they_were_removed",
+        "prune::reports_stay_whole_when_their_containers_go",
     ],
 }

@@ -155,7 +155,11 @@ twins! {
     }) => [
         "contact::a_dropped_append_is_whole_or_absent",
         "contact::an_older_report_adds_its_snapshot_and_nothing_else",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+        "prune::reports_stay_whole_when_their_containers_go",
         "round_trip::a_report_with_nothing_optional",
+        "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
+        "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
     ],
     reports_lose_the_agent: ReportsAre(|append| append.report.agent = None) => [
         "round_trip::a_report_with_every_field_at_its_extremes",

@@ -195,6 +195,30 @@ faults! {
     }
 }
 
+/// Numbers are joined to the containers that a list shows: those that are there, or those that ever were.
+struct NumbersAreJoinedToTheListed {
+    removed: bool,
+}
+
+#[async_trait]
+impl Fault for NumbersAreJoinedToTheListed {
+    async fn list_telemetry(
+        &self,
+        store: &MemoryStore,
+        query: &TelemetryQuery,
+    ) -> Result<Page<HostSnapshot>, StoreError> {
+        let Self { removed } = *self;
+        let containers = ContainerQuery { host_id: query.host_id, removed, after: None, limit: usize::MAX };
+        let listed = store.list_containers(&containers).await?.items;
+        let mut page = store.list_telemetry(query).await?;
+        for snapshot in &mut page.items {
+            let is_listed = |id: &str| listed.iter().any(|row| row.container.container_id == id);
+            snapshot.containers.retain(|container| is_listed(&container.container_id));
+        }
+        Ok(page)
+    }
+}
+
 async fn is_stored(store: &MemoryStore, Append { contact, report }: &Append) -> bool {
     snapshot(store, contact.host_id, report.recorded_at).await.is_some()
 }
@@ -335,11 +359,15 @@ twins! {
         "contact::a_repeated_report_is_a_duplicate_and_writes_nothing",
         "contact::each_report_of_a_call_gets_its_own_answer_in_order",
         "contact::repeats_within_one_call_are_duplicates",
+        "prune::reports_stay_whole_when_their_containers_go",
+        "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
+        "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
     ],
     conflicts_are_duplicates: ConflictsAreDuplicates => [
         "contact::a_duplicate_is_a_contact",
         "contact::another_report_of_the_same_time_is_a_conflict_and_the_first_stays",
         "contact::repeats_within_one_call_are_duplicates",
+        "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
     ],
     one_refused_report_fails_its_neighbours: OneRefusedReportFailsItsNeighbours => [
         "contact::each_report_of_a_call_gets_its_own_answer_in_order",
@@ -362,12 +390,15 @@ twins! {
         "contact::a_removed_container_comes_back",
         "contact::unchanged_containers_do_not_raise_the_version",
         "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
         "prune::containers_go_some_time_after_they_were_removed",
+        "prune::reports_stay_whole_when_their_containers_go",
     ],
     removed_containers_are_deleted: RemovedContainersAreDeleted => [
         "contact::a_complete_report_removes_the_containers_that_it_lacks",
         "prune::a_step_is_bounded_for_containers_and_tombstones",
         "prune::containers_go_some_time_after_they_were_removed",
+        "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
     ],
     removed_containers_are_shown: RemovedContainersAreShown => [
         "contact::a_complete_report_removes_the_containers_that_it_lacks",
@@ -392,9 +423,24 @@ twins! {
         "contact::a_dropped_append_is_whole_or_absent",
         "contact::a_repeated_report_is_a_duplicate_and_writes_nothing",
         "contact::repeats_within_one_call_are_duplicates",
+        "prune::reports_stay_whole_when_their_containers_go",
+        "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
     ],
     conflicts_overwrite_the_first: ShowsRepeats::of(Repeated::Conflicts) => [
         "contact::another_report_of_the_same_time_is_a_conflict_and_the_first_stays",
+    ],
+    numbers_are_joined_to_containers_that_are_there: NumbersAreJoinedToTheListed { removed: false } => [
+        "contact::an_older_report_adds_its_snapshot_and_nothing_else",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+        "prune::reports_stay_whole_when_their_containers_go",
+        "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
+        "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
+    ],
+    numbers_are_joined_to_containers_that_are_listed: NumbersAreJoinedToTheListed { removed: true } => [
+        "contact::an_older_report_adds_its_snapshot_and_nothing_else",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+        "prune::reports_stay_whole_when_their_containers_go",
+        "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
     ],
     older_reports_overwrite_facts: OlderReportsOverwrite::of(LastToArrive::Facts) => [
         "contact::an_older_report_adds_its_snapshot_and_nothing_else",
@@ -402,5 +448,8 @@ twins! {
     older_reports_overwrite_containers: OlderReportsOverwrite::of(LastToArrive::Containers) => [
         "contact::an_older_report_adds_its_snapshot_and_nothing_else",
         "prune::a_host_outlives_its_reports",
+        "prune::containers_are_named_for_as_long_as_a_report_measured_them",
+        "prune::reports_stay_whole_when_their_containers_go",
+        "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
     ],
 }

@@ -212,8 +212,9 @@ CREATE INDEX events_at ON events USING brin (at);
 
 -- Contact -----------------------------------------------------------------------------------------------------------
 
--- No foreign keys from here on, no sequences, and a key that leads with the host: these tables can be distributed by
--- host, and a deleted host's history is removed in bounded steps rather than by one cascade.
+-- No foreign keys from here on, one sequence (of containers' keys, not of reports), and keys that lead with the host:
+-- these tables can be distributed by host, and a deleted host's history is removed in bounded steps rather than by one
+-- cascade.
 
 -- A row of its own beside the host's: it is rewritten with every report, by another owner, and never under the
 -- revision. Room on each page, and no second index, so that rewriting touches no index.
@@ -257,10 +258,16 @@ CREATE TRIGGER hosts_bury BEFORE DELETE ON hosts FOR EACH ROW EXECUTE FUNCTION b
 CREATE TABLE containers (
     host_id       uuid             NOT NULL,
     container_id  text COLLATE "C" NOT NULL CHECK (container_id <> ''),
-    name          text COLLATE "C" NOT NULL,
-    image         text COLLATE "C" NOT NULL,
+    -- What reports name it by: 8 bytes instead of up to 128 of the engine's, in each of them. From a sequence, so that it
+    -- is never given twice: a report that was kept aside does not come to name another container.
+    container_key bigint           GENERATED ALWAYS AS IDENTITY,
+    -- Null until a report that was the newest of its time describes the container: one that is known only from older
+    -- reports, which change nothing that is listed, has a row for the sake of its key alone. So has one that was removed
+    -- long ago, while there may be reports that name it.
+    name          text COLLATE "C",
+    image         text COLLATE "C",
     image_tag     text COLLATE "C",
-    state         text COLLATE "C" NOT NULL,
+    state         text COLLATE "C",
     health        text COLLATE "C",
     restarts      bigint           CHECK (restarts >= 0),
     exit_code     bigint,
@@ -271,22 +278,35 @@ CREATE TABLE containers (
     started_at    timestamptz,
     finished_at   timestamptz,
     error         text COLLATE "C",
-    first_seen_at timestamptz      NOT NULL,
+    first_seen_at timestamptz,
     -- When the row was last written for the container being there; `host_presence.last_complete_at` may be later.
-    last_seen_at  timestamptz      NOT NULL,
+    last_seen_at  timestamptz,
     removed_at    timestamptz,
+    -- Of a row for the sake of its key alone: no report that names it was measured later than this. Once those until
+    -- then are gone, so can it be.
+    named_until   timestamptz,
     -- Also the order in which they are listed.
-    PRIMARY KEY (host_id, container_id)
+    PRIMARY KEY (host_id, container_id),
+    CONSTRAINT containers_key UNIQUE (host_id, container_key),
+    -- Half a description would be listed as a whole one.
+    CONSTRAINT containers_described CHECK (
+        CASE WHEN name IS NULL
+        THEN named_until IS NOT NULL
+            AND num_nonnulls(image, image_tag, state, health, restarts, exit_code, oom_killed, ports, labels, started_at,
+                finished_at, error, first_seen_at, last_seen_at, removed_at) = 0
+        ELSE named_until IS NULL AND num_nulls(image, state, first_seen_at, last_seen_at) = 0
+        END)
 );
 
 -- Each report that is the newest is compared with what runs now; without this, that would cost as much as everything
 -- that ever ran on a host that builds images all day.
-CREATE INDEX containers_present ON containers (host_id) WHERE removed_at IS NULL;
+CREATE INDEX containers_present ON containers (host_id) WHERE removed_at IS NULL AND name IS NOT NULL;
 -- What goes by age.
 CREATE INDEX containers_removed ON containers (removed_at) WHERE removed_at IS NOT NULL;
+CREATE INDEX containers_key_only ON containers (named_until) WHERE name IS NULL;
 
 -- A report is one row, its containers' numbers included: they are appended together, read together and dropped
--- together, and there is nothing to look up for each. Parallel arrays, in the order of `container_ids`; all null when
+-- together, and there is nothing to look up for each. Parallel arrays, in the order of `container_keys`; all null when
 -- the report measured no container; an element that is null is a number that is unknown.
 --
 -- One partition for each UTC day, so that what is old is dropped and not deleted. There is no default partition: it would
@@ -312,7 +332,7 @@ CREATE TABLE host_metric_snapshots (
     custom                        json,
     -- Null: the report said nothing of its agent.
     agent                         json,
-    container_ids                 text[] COLLATE "C",
+    container_keys                bigint[],
     container_cpu_cores           double precision[],
     container_memory_used_bytes   bigint[],
     container_memory_limit_bytes  bigint[],
@@ -325,37 +345,40 @@ CREATE TABLE host_metric_snapshots (
     PRIMARY KEY (host_id, recorded_at),
     -- Numbers that do not stand beside their container would be another's.
     CONSTRAINT host_metric_snapshots_parallel CHECK (
-        CASE WHEN container_ids IS NULL
+        CASE WHEN container_keys IS NULL
         THEN num_nonnulls(container_cpu_cores, container_memory_used_bytes, container_memory_limit_bytes,
             container_network_rx_bytes, container_network_tx_bytes, container_block_read_bytes,
             container_block_write_bytes, container_pids) = 0
         ELSE num_nulls(container_cpu_cores, container_memory_used_bytes, container_memory_limit_bytes,
             container_network_rx_bytes, container_network_tx_bytes, container_block_read_bytes,
             container_block_write_bytes, container_pids) = 0
-            AND cardinality(container_ids) > 0
-            AND array_position(container_ids, NULL) IS NULL
-            AND cardinality(container_cpu_cores) = cardinality(container_ids)
-            AND cardinality(container_memory_used_bytes) = cardinality(container_ids)
-            AND cardinality(container_memory_limit_bytes) = cardinality(container_ids)
-            AND cardinality(container_network_rx_bytes) = cardinality(container_ids)
-            AND cardinality(container_network_tx_bytes) = cardinality(container_ids)
-            AND cardinality(container_block_read_bytes) = cardinality(container_ids)
-            AND cardinality(container_block_write_bytes) = cardinality(container_ids)
-            AND cardinality(container_pids) = cardinality(container_ids)
+            AND cardinality(container_keys) > 0
+            AND array_position(container_keys, NULL) IS NULL
+            AND cardinality(container_cpu_cores) = cardinality(container_keys)
+            AND cardinality(container_memory_used_bytes) = cardinality(container_keys)
+            AND cardinality(container_memory_limit_bytes) = cardinality(container_keys)
+            AND cardinality(container_network_rx_bytes) = cardinality(container_keys)
+            AND cardinality(container_network_tx_bytes) = cardinality(container_keys)
+            AND cardinality(container_block_read_bytes) = cardinality(container_keys)
+            AND cardinality(container_block_write_bytes) = cardinality(container_keys)
+            AND cardinality(container_pids) = cardinality(container_keys)
         END)
 ) PARTITION BY RANGE (recorded_at);
 
 -- The same by container, for people.
 CREATE VIEW container_metric_snapshots AS
-SELECT snapshot.host_id, snapshot.recorded_at, measured.container_id, measured.cpu_cores, measured.memory_used_bytes,
+SELECT snapshot.host_id, snapshot.recorded_at, container.container_id, measured.cpu_cores, measured.memory_used_bytes,
        measured.memory_limit_bytes, measured.network_rx_bytes, measured.network_tx_bytes, measured.block_read_bytes,
        measured.block_write_bytes, measured.pids
 FROM host_metric_snapshots AS snapshot
 CROSS JOIN LATERAL unnest(
-    snapshot.container_ids, snapshot.container_cpu_cores, snapshot.container_memory_used_bytes,
+    snapshot.container_keys, snapshot.container_cpu_cores, snapshot.container_memory_used_bytes,
     snapshot.container_memory_limit_bytes, snapshot.container_network_rx_bytes, snapshot.container_network_tx_bytes,
     snapshot.container_block_read_bytes, snapshot.container_block_write_bytes, snapshot.container_pids
 ) AS measured (
-    container_id, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
+    container_key, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
     block_read_bytes, block_write_bytes, pids
-);
+)
+-- Outer: it costs nothing where the id is not asked for.
+LEFT JOIN containers AS container
+    ON container.host_id = snapshot.host_id AND container.container_key = measured.container_key;
