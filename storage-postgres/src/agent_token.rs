@@ -70,12 +70,24 @@ const BURY: &str = "
 
 /// A later use than the known one is written only when it is later by this much: it is there for people to see what is
 /// in use, not to be written with every request.
-const NOTE_USES: &str = "
-    UPDATE {schema}.agent_tokens AS a SET last_used_at = u.at
-    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS u (id, host_id, at)
-    WHERE a.id = u.id AND a.host_id = u.host_id
-      AND (a.last_used_at IS NULL OR a.last_used_at < u.at - make_interval(secs => $4))
-    RETURNING a.id, a.last_used_at";
+/// Of uses `AS u (id, host_id, at)`, coarser than so many seconds.
+macro_rules! note_used {
+    ($uses:literal, $grain:literal) => {
+        concat!(
+            "UPDATE {schema}.agent_tokens AS a SET last_used_at = u.at
+             FROM ",
+            $uses,
+            " WHERE a.id = u.id AND a.host_id = u.host_id
+                AND (a.last_used_at IS NULL OR a.last_used_at < u.at - make_interval(secs => ",
+            $grain,
+            "))
+             RETURNING a.id, a.last_used_at, a.host_id"
+        )
+    };
+}
+pub(crate) use note_used;
+
+const NOTE_USES: &str = note_used!("unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS u (id, host_id, at)", "$4");
 
 /// A row of `agent_tokens`, but for its last use: that is contact's, and a commit does not touch it.
 #[derive(Debug)]

@@ -100,6 +100,7 @@ impl PgStoreBuilder {
             gate: Default::default(),
             partitions: Default::default(),
             remembered: Default::default(),
+            steadiness: Default::default(),
         };
         Ok(PgStore::of(Arc::new(shared)))
     }

@@ -52,8 +52,8 @@ const INSERT: &str = "
         WHERE NOT EXISTS (SELECT FROM {schema}.deleted_hosts WHERE host_id = $1)
         RETURNING id
     )
-    INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version)
-    SELECT id, $17, $18::text::json, 0 FROM made";
+    INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version, archived)
+    SELECT id, $17, $18::text::json, 0, $12 IS NOT NULL FROM made";
 
 /// The guard stands in the statement too, so that two writes of one aggregate in one commit cannot both pass.
 const UPDATE: &str = "

@@ -16,6 +16,7 @@ mod presence;
 mod prune;
 mod snapshot;
 mod sql;
+mod steady;
 mod store;
 mod subscription;
 mod telemetry;

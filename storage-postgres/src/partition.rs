@@ -116,6 +116,11 @@ impl Partitions {
         Ok(missing)
     }
 
+    /// Whether this store has seen the day's partition.
+    pub(crate) fn knows(&self, day: Day) -> bool {
+        self.seen().contains(&day)
+    }
+
     async fn make(&self, shared: &Arc<Shared>, days: &BTreeSet<Day>) -> Result<(), Failure> {
         let sql = &shared.sql;
         let mut lease = Lease::begin(shared, BEGIN).await?;

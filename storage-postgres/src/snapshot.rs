@@ -56,6 +56,7 @@ macro_rules! insert {
         )
     };
 }
+pub(crate) use insert as insert_rows;
 
 /// Of reports that are not there yet.
 const INSERT: &str = insert!("");
@@ -199,7 +200,7 @@ fn too_large(count: u64) -> bool {
 }
 
 /// A report, and the keys of those containers that it measured, in its order.
-pub(crate) type Keyed<'r, 'a> = (&'r SnapshotRow<'a>, Vec<i64>);
+pub(crate) type Keyed<'r, 'a> = (&'r SnapshotRow<'a>, &'r [i64]);
 
 /// The containers of several reports, one after the other.
 #[derive(Default)]
@@ -217,7 +218,7 @@ impl Containers {
         let mut all = Self::default();
         for (row, keys) in rows {
             let low = all.keys.len() + 1;
-            all.keys.extend(keys);
+            all.keys.extend_from_slice(keys);
             for metrics in &row.containers {
                 all.cpu_cores.push(metrics.cpu_cores);
                 for (counts, count) in all.counts.iter_mut().zip(COUNTS) {
@@ -235,12 +236,17 @@ impl Containers {
 /// Stores reports that are not there yet.
 pub(crate) async fn insert(db: &mut Db, rows: &[Keyed<'_, '_>]) -> Result<(), Failure> {
     if !rows.is_empty() {
-        statement(db, rows)?.execute(db.connection()).await?;
+        statement(db, INSERT, rows)?.execute(db.connection()).await?;
     }
     Ok(())
 }
 
-fn statement(db: &Db, rows: &[Keyed<'_, '_>]) -> Result<Query<'static, Postgres, PgArguments>, Failure> {
+/// The statement with what `insert!` takes of these reports.
+pub(crate) fn statement(
+    db: &Db,
+    text: &'static str,
+    rows: &[Keyed<'_, '_>],
+) -> Result<Query<'static, Postgres, PgArguments>, Failure> {
     macro_rules! reals {
         ($field:ident) => {
             rows.iter().map(|(row, _)| row.report.host.metrics.$field).collect::<Vec<_>>()
@@ -254,7 +260,7 @@ fn statement(db: &Db, rows: &[Keyed<'_, '_>]) -> Result<Query<'static, Postgres,
     let Containers { bounds: (lows, highs), keys, cpu_cores, counts } = Containers::of(rows)?;
     let [used, limits, received, sent, reads, writes, pids] = counts;
     let statement = db
-        .query(INSERT)
+        .query(text)
         .bind(rows.iter().map(|(row, _)| row.host_id).collect::<Vec<_>>())
         .bind(rows.iter().map(|(row, _)| At(row.report.recorded_at)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(row, _)| At(row.received_at)).collect::<Vec<_>>())

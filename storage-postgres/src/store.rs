@@ -24,6 +24,7 @@ use crate::error::Failure;
 use crate::migrate::{self, Gate};
 use crate::partition::Partitions;
 use crate::sql::Sql;
+use crate::steady::Steadiness;
 use crate::transaction::in_task;
 use crate::{agent_token, aggregate, contact, container, event, host, install_token, prune, subscription, telemetry};
 
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) partitions: Partitions,
     /// What is known of rows without reading them.
     pub(crate) remembered: Remembered,
+    /// Whether reports are taken in one statement now.
+    pub(crate) steadiness: Steadiness,
 }
 
 /// What is known of rows without reading them.

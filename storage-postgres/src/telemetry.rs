@@ -15,35 +15,66 @@ use crate::partition::Day;
 use crate::snapshot::{self, SnapshotRow};
 use crate::store::{Learnt, Shared};
 use crate::transaction::Db;
-use crate::{contact, container};
+use crate::{contact, container, steady};
 
 /// What tells a report from all others.
 pub(crate) type ReportKey = (Id, At);
 
-/// `append`: all reports in one transaction. If that fails for a reason that one of them may be, each gets one of its
-/// own, so that the bad one fails alone.
+/// `append`: what one statement does not take, a transaction does.
 pub(crate) async fn append(shared: Arc<Shared>, reports: Vec<Append>) -> Result<Appended, Failure> {
     if reports.is_empty() {
         // Unmigrated is unmigrated, whatever there is to store.
         shared.attempt(&[], |_| Box::pin(async { Ok(()) })).await?;
         return Ok(Appended { outcomes: Vec::new(), events: Vec::new() });
     }
+    let stored = steady::append(&shared, &reports).await?;
+    let left: Vec<_> = reports.iter().zip(&stored).filter(|(_, stored)| !**stored).map(|(append, _)| append).collect();
+    if left.len() == reports.len() {
+        return append_as_they_come(&shared, &reports).await;
+    }
+    let mut rest = Appended { outcomes: Vec::new(), events: Vec::new() };
+    if !left.is_empty() {
+        let left: Vec<_> = left.into_iter().cloned().collect();
+        // The others are stored, whatever becomes of these.
+        let answer = append_as_they_come(&shared, &left).await;
+        rest =
+            answer.unwrap_or_else(|failure| Appended { outcomes: all_failed(failure, left.len()), events: Vec::new() });
+    }
+    let mut outcomes = rest.outcomes.into_iter();
+    let outcomes = stored.into_iter().map(|stored| {
+        if stored {
+            AppendOutcome::Accepted
+        } else {
+            outcomes.next().expect("each report that is left has its outcome")
+        }
+    });
+    Ok(Appended { outcomes: outcomes.collect(), events: rest.events })
+}
+
+/// All of them fail for one reason.
+fn all_failed(failure: Failure, number: usize) -> Vec<AppendOutcome> {
+    let kind = failure.kind();
+    let first = std::iter::once(AppendOutcome::Failed(failure.into()));
+    first.chain(std::iter::repeat_with(|| AppendOutcome::Failed(kind.into()))).take(number).collect()
+}
+
+/// All reports in one transaction. If that fails for a reason that one of them may be, each gets one of its own, so that
+/// the bad one fails alone.
+async fn append_as_they_come(shared: &Arc<Shared>, reports: &[Append]) -> Result<Appended, Failure> {
     let mut appended = Appended { outcomes: Vec::with_capacity(reports.len()), events: Vec::new() };
-    match append_together(&shared, &reports, false).await {
+    match append_together(shared, reports, false).await {
         Err(failure) if failure.may_be_of_one_piece() => {}
         answer => return answer,
     }
     for (place, append) in reports.iter().enumerate() {
-        match append_together(&shared, std::slice::from_ref(append), true).await {
+        match append_together(shared, std::slice::from_ref(append), true).await {
             Ok(one) => {
                 appended.outcomes.extend(one.outcomes);
                 appended.events.extend(one.events);
             }
             Err(failure) if !failure.may_be_of_one_piece() => {
                 // The others would fail alike, each after its own wait.
-                let kind = failure.kind();
-                appended.outcomes.push(AppendOutcome::Failed(failure.into()));
-                appended.outcomes.extend(reports[place + 1..].iter().map(|_| AppendOutcome::Failed(kind.into())));
+                appended.outcomes.extend(all_failed(failure, reports.len() - place));
                 break;
             }
             Err(failure) => {
@@ -79,6 +110,7 @@ async fn append_together(shared: &Arc<Shared>, reports: &[Append], doubtful: boo
     });
     let (appended, learnt) = stored.await?;
     shared.remembered.learn(learnt);
+    shared.steadiness.regain();
     Ok(appended)
 }
 
@@ -116,7 +148,7 @@ async fn store(db: &mut Db, reports: &[Append], doubtful: bool) -> Result<(Appen
     let accepted: Vec<_> = batch.firsts.iter().filter(accepted).map(|first| &reports[first.place]).collect();
     // Containers before the reports that name them, by keys that are theirs then.
     let (keys, described) = describe(db, &mut visits, &accepted).await?;
-    snapshot::insert(db, &rows.into_iter().zip(keys).collect::<Vec<_>>()).await?;
+    snapshot::insert(db, &rows.into_iter().zip(keys.iter().map(Vec::as_slice)).collect::<Vec<_>>()).await?;
     let (events, used) = visits.finish(db).await?;
     Ok((Appended { outcomes, events }, Learnt { described, used }))
 }
@@ -285,7 +317,7 @@ async fn name(
 }
 
 /// Whether a report can change anything about containers.
-fn tells(report: &Report) -> bool {
+pub(crate) fn tells(report: &Report) -> bool {
     !report.containers.is_empty() || report.containers_complete
 }
 

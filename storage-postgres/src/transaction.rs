@@ -12,6 +12,9 @@
 //!    its host's row of `host_presence`, so the order among them does not matter;
 //! 5. the advisory lock of the events, just before they are inserted: nothing is waited for behind it.
 //!
+//! The one statement that takes reports of hosts that go on as they did ([`steady`](crate::steady)) takes its locks in this
+//! order too: presence sorted by host, then tokens.
+//!
 //! A commit of a host locks its presence as well, which it hardly ever writes, so that contact and commits take turns:
 //! an append that had to wait for an archive reads the host in its *next* statement, which sees what was committed
 //! while the lock was waited for (`READ COMMITTED` gives each statement a moment of its own).
@@ -26,7 +29,7 @@ use std::time::Duration;
 use enlist_core::store::StoreError;
 use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, QueryBuilder, raw_sql};
 
@@ -251,6 +254,39 @@ impl Shared {
                 Err(failure)
             }
         }
+    }
+}
+
+impl Shared {
+    /// Runs one statement that writes, as a transaction of its own, which is not made again: what it leaves open by losing its
+    /// connection is as open as after a COMMIT. All of its rows are read, and the end that the engine tells behind them: that
+    /// comes after the commit, the rows before it.
+    ///
+    /// Behind a pooler it stands in a transaction all the same: a statement is prepared by a message of its own, and the
+    /// connection may be another by the next one.
+    pub(crate) async fn write_alone(
+        self: &Arc<Self>,
+        statement: impl FnOnce(&Db) -> Result<Query<'static, Postgres, PgArguments>, Failure>,
+    ) -> Result<Vec<PgRow>, Failure> {
+        in_time(async {
+            let lease = if self.through_pooler {
+                Lease::begin(self, BEGIN).await?
+            } else {
+                Lease { connection: self.pool.acquire().await?, clean: false }
+            };
+            let mut db = Db { lease, shared: Arc::clone(self), missing: BTreeSet::new() };
+            let rows = match statement(&db) {
+                Ok(statement) => statement.fetch_all(db.connection()).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
+            match (&rows, self.through_pooler) {
+                (Ok(_), true) => db.lease.commit().await?,
+                (Err(_), true) => db.lease.rollback().await,
+                (_, false) => db.lease.clean = true,
+            }
+            rows
+        })
+        .await
     }
 }
 

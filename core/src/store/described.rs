@@ -105,6 +105,11 @@ impl<K: Copy> DescribedCache<K> {
         (known == version).then_some(described)
     }
 
+    /// What is known of the host's rows, and of which version: for a store that compares the version only when it writes.
+    pub fn latest(&self, host_id: HostId) -> Option<(u64, Arc<Described<K>>)> {
+        self.hosts.get(&host_id)
+    }
+
     /// Remembers what the host's rows say at this version.
     pub fn fill(&self, host_id: HostId, version: u64, described: Arc<Described<K>>) {
         self.hosts.insert(host_id, (version, described));
@@ -157,6 +162,8 @@ mod tests {
         assert!(cache.find(hosts[0], 7).is_some());
         assert!(cache.find(hosts[0], 6).is_none());
         assert!(cache.find(hosts[0], 8).is_none());
+        assert_eq!(cache.latest(hosts[0]).map(|(version, _)| version), Some(7));
+        assert!(cache.latest(hosts[1]).is_none());
         for host in &hosts {
             cache.fill(*host, 1, Arc::clone(&described));
         }

@@ -123,7 +123,8 @@ pub trait Store: Send + Sync + 'static {
     /// lower one appears.
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError>;
 
-    /// Stores reports and the contacts that they prove, in one transaction; answers for each, in order.
+    /// Stores reports and the contacts that they prove; answers for each, in order. In one transaction, unless it is for a
+    /// reason that a report is in another; each report is whole.
     ///
     /// To ensure correctness:
     ///

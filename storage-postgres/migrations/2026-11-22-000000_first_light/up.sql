@@ -233,6 +233,9 @@ CREATE TABLE host_presence (
     last_complete_at   timestamptz,
     -- Raised by every write of a container row of the host: whoever caches those rows compares it.
     containers_version bigint           NOT NULL CHECK (containers_version >= 0),
+    -- Whether `hosts.archived_at` is set, restated: a statement that had to wait for this row sees it as it is then, but
+    -- every other row as it was when the statement began. What takes a report in one statement decides by this row alone.
+    archived           boolean          NOT NULL,
     CONSTRAINT host_presence_facts CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
@@ -254,6 +257,17 @@ BEGIN
 END
 $$;
 CREATE TRIGGER hosts_bury BEFORE DELETE ON hosts FOR EACH ROW EXECUTE FUNCTION bury_host();
+
+-- By a trigger, so that whoever archives restates it, in the same commit. The presence of hosts is locked after the hosts
+-- themselves, here as everywhere.
+CREATE FUNCTION restate_archived() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL WHERE host_id = NEW.id;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER hosts_archived AFTER UPDATE OF archived_at ON hosts FOR EACH ROW
+    WHEN ((OLD.archived_at IS NULL) <> (NEW.archived_at IS NULL)) EXECUTE FUNCTION restate_archived();
 
 CREATE TABLE containers (
     host_id       uuid             NOT NULL,
