@@ -75,22 +75,17 @@ const LIST: &str = concat!(
     "WITH host AS MATERIALIZED (
         SELECT host_id, newest_report_at, last_complete_at FROM {schema}.host_presence WHERE host_id = $1
     ), measured AS MATERIALIZED (
-        SELECT m.*
+        SELECT m.container_id AS measured_id, m.cpu_cores, m.memory_used_bytes, m.memory_limit_bytes, m.network_rx_bytes,
+               m.network_tx_bytes, m.block_read_bytes, m.block_write_bytes, m.pids
         FROM host
-        JOIN {schema}.host_metric_snapshots AS s ON s.host_id = $1 AND s.recorded_at = host.newest_report_at
-        CROSS JOIN LATERAL unnest(
-            s.container_keys, s.container_cpu_cores, s.container_memory_used_bytes, s.container_memory_limit_bytes,
-            s.container_network_rx_bytes, s.container_network_tx_bytes, s.container_block_read_bytes,
-            s.container_block_write_bytes, s.container_pids
-        ) AS m (measured_key, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
-                block_read_bytes, block_write_bytes, pids)
+        JOIN {schema}.container_metric_snapshots AS m ON m.host_id = $1 AND m.recorded_at = host.newest_report_at
     )
     SELECT ",
     container_columns!(),
     ", host.last_complete_at, m.*
     FROM host
     JOIN {schema}.containers AS c ON c.host_id = host.host_id
-    LEFT JOIN measured AS m ON m.measured_key = c.container_key
+    LEFT JOIN measured AS m ON m.measured_id = c.container_id
     WHERE c.name IS NOT NULL AND ($2 OR c.removed_at IS NULL) AND ($3::text IS NULL OR c.container_id > $3 COLLATE \"C\")
     ORDER BY c.container_id
     LIMIT $4"
@@ -126,8 +121,8 @@ fn decode(row: &PgRow, metrics: Option<ContainerMetrics>) -> Result<ContainerRec
 }
 
 fn decode_metrics(row: &PgRow) -> Result<Option<ContainerMetrics>, Failure> {
-    // All numbers of a container may be unknown: its key alone tells it from one that was not measured.
-    if row.try_get::<Option<i64>, _>("measured_key")?.is_none() {
+    // All numbers of a container may be unknown: its id alone tells it from one that was not measured.
+    if row.try_get::<Option<&str>, _>("measured_id")?.is_none() {
         return Ok(None);
     }
     let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));

@@ -1,4 +1,4 @@
-//! A report as it is stored: one row, its containers' numbers in parallel arrays.
+//! A report as it is stored: one row, its containers' numbers in two arrays.
 
 use std::collections::HashMap;
 
@@ -21,9 +21,7 @@ macro_rules! snapshot_columns {
         "s.host_id, s.recorded_at, s.received_at, s.cpu_percent, s.load_1m, s.load_5m, s.load_15m, s.memory_used_bytes,
          s.memory_total_bytes, s.swap_used_bytes, s.swap_total_bytes, s.disk_used_bytes, s.disk_total_bytes,
          s.network_rx_bytes, s.network_tx_bytes, s.uptime_seconds, s.custom::text AS custom, s.agent::text AS agent,
-         s.container_keys, s.container_cpu_cores, s.container_memory_used_bytes, s.container_memory_limit_bytes,
-         s.container_network_rx_bytes, s.container_network_tx_bytes, s.container_block_read_bytes,
-         s.container_block_write_bytes, s.container_pids"
+         s.container_cpu_cores, s.container_numbers"
     };
 }
 
@@ -36,15 +34,11 @@ macro_rules! insert {
             "INSERT INTO {schema}.host_metric_snapshots
                  (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
                   memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
-                  network_tx_bytes, uptime_seconds, custom, agent, container_keys, container_cpu_cores,
-                  container_memory_used_bytes, container_memory_limit_bytes, container_network_rx_bytes,
-                  container_network_tx_bytes, container_block_read_bytes, container_block_write_bytes, container_pids)
+                  network_tx_bytes, uptime_seconds, custom, agent, container_cpu_cores, container_numbers)
              SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
                     v.memory_used_bytes, v.memory_total_bytes, v.swap_used_bytes, v.swap_total_bytes, v.disk_used_bytes,
                     v.disk_total_bytes, v.network_rx_bytes, v.network_tx_bytes, v.uptime_seconds, v.custom::json, v.agent::json,
-                    ($21::bigint[])[v.low:v.high], ($22::double precision[])[v.low:v.high], ($23::bigint[])[v.low:v.high],
-                    ($24::bigint[])[v.low:v.high], ($25::bigint[])[v.low:v.high], ($26::bigint[])[v.low:v.high],
-                    ($27::bigint[])[v.low:v.high], ($28::bigint[])[v.low:v.high], ($29::bigint[])[v.low:v.high]
+                    ($21::double precision[])[v.low:v.high], ($22::bigint[])[8 * v.low - 7:8 * v.high]
              FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::double precision[], $5::double precision[],
                          $6::double precision[], $7::double precision[], $8::bigint[], $9::bigint[], $10::bigint[],
                          $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[],
@@ -71,7 +65,11 @@ macro_rules! stored {
             $of,
             "), named AS (
                 SELECT array_agg(c.container_key) AS named_keys, array_agg(c.container_id) AS named_ids
-                FROM (SELECT DISTINCT s.host_id, unnest(s.container_keys) AS container_key FROM stored AS s) AS k
+                FROM (
+                    SELECT DISTINCT s.host_id, n.number AS container_key
+                    FROM stored AS s CROSS JOIN LATERAL unnest(s.container_numbers) WITH ORDINALITY AS n (number, place)
+                    WHERE n.place % 8 = 1
+                ) AS k
                 JOIN {schema}.containers AS c ON c.host_id = k.host_id AND c.container_key = k.container_key
             )
             SELECT s.*, named.named_keys, named.named_ids
@@ -207,9 +205,9 @@ pub(crate) type Keyed<'r, 'a> = (&'r SnapshotRow<'a>, &'r [i64]);
 struct Containers {
     /// Where those of each report begin and end, counted from 1.
     bounds: (Vec<Option<i32>>, Vec<Option<i32>>),
-    keys: Vec<i64>,
     cpu_cores: Vec<Option<f64>>,
-    counts: [Vec<Option<Count>>; 7],
+    /// Of each its key, and its counts.
+    numbers: Vec<Option<Count>>,
 }
 
 impl Containers {
@@ -217,17 +215,16 @@ impl Containers {
         let place = |place: usize| i32::try_from(place).map_err(|_| Failure::Invalid("too many containers at once"));
         let mut all = Self::default();
         for (row, keys) in rows {
-            let low = all.keys.len() + 1;
-            all.keys.extend_from_slice(keys);
-            for metrics in &row.containers {
+            let low = all.cpu_cores.len() + 1;
+            for (key, metrics) in keys.iter().zip(&row.containers) {
                 all.cpu_cores.push(metrics.cpu_cores);
-                for (counts, count) in all.counts.iter_mut().zip(COUNTS) {
-                    counts.push(count(metrics).map(Count));
-                }
+                // PostgreSQL counts them from 1.
+                all.numbers.push(Some(Count(key.unsigned_abs())));
+                all.numbers.extend(COUNTS.map(|count| count(metrics).map(Count)));
             }
             let some = !keys.is_empty();
             all.bounds.0.push(some.then(|| place(low)).transpose()?);
-            all.bounds.1.push(some.then(|| place(all.keys.len())).transpose()?);
+            all.bounds.1.push(some.then(|| place(all.cpu_cores.len())).transpose()?);
         }
         Ok(all)
     }
@@ -257,8 +254,7 @@ pub(crate) fn statement(
             rows.iter().map(|(row, _)| row.report.host.metrics.$field.map(Count)).collect::<Vec<_>>()
         };
     }
-    let Containers { bounds: (lows, highs), keys, cpu_cores, counts } = Containers::of(rows)?;
-    let [used, limits, received, sent, reads, writes, pids] = counts;
+    let Containers { bounds: (lows, highs), cpu_cores, numbers } = Containers::of(rows)?;
     let statement = db
         .query(text)
         .bind(rows.iter().map(|(row, _)| row.host_id).collect::<Vec<_>>())
@@ -281,15 +277,8 @@ pub(crate) fn statement(
         .bind(rows.iter().map(|(row, _)| row.agent.as_deref()).collect::<Vec<_>>())
         .bind(lows)
         .bind(highs)
-        .bind(keys)
         .bind(cpu_cores)
-        .bind(used)
-        .bind(limits)
-        .bind(received)
-        .bind(sent)
-        .bind(reads)
-        .bind(writes)
-        .bind(pids);
+        .bind(numbers);
     Ok(statement)
 }
 
@@ -362,32 +351,27 @@ fn decode(row: &PgRow, names: &HashMap<i64, String>) -> Result<HostSnapshot, Fai
 }
 
 fn decode_containers(row: &PgRow, names: &HashMap<i64, String>) -> Result<Vec<ContainerSnapshot>, Failure> {
-    let Some(keys) = row.try_get::<Option<Vec<i64>>, _>("container_keys")? else { return Ok(Vec::new()) };
-    let cpu_cores: Vec<Option<f64>> = row.try_get("container_cpu_cores")?;
-    let counts = |column| row.try_get::<Vec<Option<Count>>, _>(column);
-    let memory_used = counts("container_memory_used_bytes")?;
-    let memory_limit = counts("container_memory_limit_bytes")?;
-    let network_rx = counts("container_network_rx_bytes")?;
-    let network_tx = counts("container_network_tx_bytes")?;
-    let block_read = counts("container_block_read_bytes")?;
-    let block_write = counts("container_block_write_bytes")?;
-    let pids = counts("container_pids")?;
-    // The schema keeps them of one length; where it does not, a number is unknown rather than another container's.
-    let at = |counts: &[Option<Count>], index: usize| counts.get(index).copied().flatten().map(|count| count.0);
-    // A row that somebody else has deleted takes the numbers of its container along, and nothing else of the report.
-    let named = keys.iter().enumerate().filter_map(|(index, key)| Some((index, names.get(key)?)));
-    let each = named.map(|(index, container_id)| ContainerSnapshot {
-        container_id: container_id.clone(),
-        metrics: ContainerMetrics {
-            cpu_cores: cpu_cores.get(index).copied().flatten(),
-            memory_used_bytes: at(&memory_used, index),
-            memory_limit_bytes: at(&memory_limit, index),
-            network_rx_bytes: at(&network_rx, index),
-            network_tx_bytes: at(&network_tx, index),
-            block_read_bytes: at(&block_read, index),
-            block_write_bytes: at(&block_write, index),
-            pids: at(&pids, index),
-        },
+    let cpu_cores: Option<Vec<Option<f64>>> = row.try_get("container_cpu_cores")?;
+    let numbers: Option<Vec<Option<Count>>> = row.try_get("container_numbers")?;
+    let (Some(cpu_cores), Some(numbers)) = (cpu_cores, numbers) else { return Ok(Vec::new()) };
+    let (of_each, _) = numbers.as_chunks::<8>();
+    let each = cpu_cores.into_iter().zip(of_each).filter_map(|(cpu_cores, numbers)| {
+        let [key, counts @ ..] = numbers.map(|number| number.map(|number| number.0));
+        let [memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes, block_read, block_write, pids] =
+            counts;
+        // A row that somebody else has deleted takes the numbers of its container along, and nothing else of the report.
+        let container_id = names.get(&key?.cast_signed())?.clone();
+        let metrics = ContainerMetrics {
+            cpu_cores,
+            memory_used_bytes,
+            memory_limit_bytes,
+            network_rx_bytes,
+            network_tx_bytes,
+            block_read_bytes: block_read,
+            block_write_bytes: block_write,
+            pids,
+        };
+        Some(ContainerSnapshot { container_id, metrics })
     });
     let mut containers: Vec<_> = each.collect();
     containers.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));

@@ -25,7 +25,7 @@ use crate::telemetry::tells;
 /// more than the rest.
 macro_rules! reports {
     () => {
-        "unnest((SELECT $1::uuid[]), $2::timestamptz[], $3::timestamptz[], $30::bigint[], $31::text[], $32::boolean[], $33::uuid[])
+        "unnest((SELECT $1::uuid[]), $2::timestamptz[], $3::timestamptz[], $23::bigint[], $24::text[], $25::boolean[], $26::uuid[])
              AS v (host_id, recorded_at, received_at, version, facts, complete, token_id)"
     };
 }
@@ -112,7 +112,7 @@ macro_rules! with_uses {
             $take!(),
             store_taken!(),
             ", used AS (",
-            note_used!("(SELECT token_id, host_id, received_at FROM taken) AS u (id, host_id, at)", "$34"),
+            note_used!("(SELECT token_id, host_id, received_at FROM taken) AS u (id, host_id, at)", "$27"),
             ") SELECT stored.host_id, used.id, used.last_used_at
             FROM stored LEFT JOIN used ON used.host_id = stored.host_id"
         )

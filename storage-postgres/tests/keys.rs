@@ -121,7 +121,7 @@ async fn a_key_that_is_remembered_is_believed_for_its_version_only() {
     append(&here, &host, &[&reports[0]]).await;
     append(&here, &host, &[&reports[1]]).await;
     assert_eq!(stored(&there, &host).await[1..], whole(&[&reports[0], &reports[1]]));
-    let keys = hand.value("SELECT count(DISTINCT container_keys) FROM host_metric_snapshots").await;
+    let keys = hand.value("SELECT count(DISTINCT container_numbers[1]) FROM host_metric_snapshots").await;
     assert_eq!(keys, "1");
 }
 

@@ -281,20 +281,19 @@ async fn numbers_stand_beside_their_containers() {
     report.containers = vec![sample::container("a"), sample::container("b")];
     server.open().append(vec![sample::append(&host, report)]).await.unwrap();
     for set in [
-        "container_keys = NULL",
-        "container_keys = ARRAY[7]",
-        "container_keys = ARRAY[7, NULL]",
-        "container_keys = '{}'",
+        "container_cpu_cores = NULL",
         "container_cpu_cores = ARRAY[1.5]",
-        "container_pids = NULL",
-        "container_pids = ARRAY[1, 2, 3]",
-        "container_network_rx_bytes = '{}'",
+        "container_cpu_cores = '{}', container_numbers = '{}'",
+        "container_numbers = NULL",
+        "container_numbers = '{}'",
+        "container_numbers = container_numbers[1:15]",
+        "container_numbers = container_numbers || container_numbers",
     ] {
         let refusal = hand.refusal(&format!("UPDATE host_metric_snapshots SET {set}")).await;
         assert_eq!(refusal, "host_metric_snapshots_parallel", "{set}");
     }
     // A number that is unknown is an element that is null.
-    hand.run("UPDATE host_metric_snapshots SET container_pids = ARRAY[7, NULL]").await;
+    hand.run("UPDATE host_metric_snapshots SET container_numbers[8] = 7, container_numbers[16] = NULL").await;
     let seen = hand.column("SELECT container_id || coalesce(pids, 0) FROM container_metric_snapshots ORDER BY 1").await;
     assert_eq!(seen, [Some("a7".to_owned()), Some("b0".to_owned())]);
 }
