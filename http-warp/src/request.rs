@@ -113,6 +113,12 @@ pub(crate) fn id<T: FromStr>(segment: &str) -> Result<T, Refused> {
 }
 
 impl Request {
+    /// Whether the query string has this parameter.
+    pub(crate) fn has_parameter(&self, name: &str) -> bool {
+        let query = self.head.uri.query().unwrap_or_default().as_bytes();
+        form_urlencoded::parse(query).any(|(parameter, _)| parameter == name)
+    }
+
     /// The query string. A parameter that is unknown, repeated or does not fit is named; its value is not repeated.
     pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T, Refused> {
         let query = self.head.uri.query().unwrap_or_default().as_bytes();
@@ -126,8 +132,8 @@ impl Request {
 
 /// What is wrong with which parameter, from what serde says of it.
 fn named(parameter: &str, error: &str) -> String {
-    // Of unknown and of repeated parameters serde gives the name, and there is no value.
-    if error.starts_with("unknown field ") || error.starts_with("duplicate field ") {
+    // Of unknown, repeated and missing parameters serde gives the name, and there is no value.
+    if ["unknown field ", "duplicate field ", "missing field "].iter().any(|start| error.starts_with(start)) {
         return error.replacen("field", "query parameter", 1);
     }
     match error.split_once(", expected ") {

@@ -1,6 +1,6 @@
 //! Telemetry: reports and heartbeats of hosts, and reading them back.
 
-use enlist_core::fleet::TelemetryRange;
+use enlist_core::fleet::{SeriesRange, TelemetryRange};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::Deserialize;
 use warp::Filter;
@@ -17,7 +17,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 /// All but [`report`].
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
-    heartbeat(api).or(batch(api)).unify().or(history(api)).unify().boxed()
+    let reads = history(api).or(latest(api)).unify().or(container(api)).unify();
+    heartbeat(api).or(batch(api)).unify().or(reads).unify().boxed()
 }
 
 pub(crate) fn report(api: &Routes) -> BoxedFilter<(Response,)> {
@@ -70,12 +71,45 @@ fn heartbeat(api: &Routes) -> BoxedFilter<(Response,)> {
 fn history(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
+        // Two questions on one path: the parameters and the answers of each are its own.
+        if call.request.has_parameter("step") {
+            let range: SeriesRange = call.request.query()?;
+            return Ok(json(StatusCode::OK, &call.admin().telemetry_series(host_id, range).await?));
+        }
         let range: TelemetryRange = call.request.query()?;
         Ok(json(StatusCode::OK, &call.admin().list_telemetry(host_id, range).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/telemetry")
         .admin(Method::GET, list)
         .at(warp::path!("hosts" / String / "telemetry"))
+}
+
+fn latest(api: &Routes) -> BoxedFilter<(Response,)> {
+    /// No parameters.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Latest {}
+
+    async fn read(call: AdminCall, host_id: String) -> Answer {
+        let host_id = id(&host_id)?;
+        let Latest {} = call.request.query()?;
+        Ok(json(StatusCode::OK, &call.admin().latest_telemetry(host_id).await?))
+    }
+    Resource::new(api, "/v1/hosts/{host_id}/telemetry/latest")
+        .admin(Method::GET, read)
+        .at(warp::path!("hosts" / String / "telemetry" / "latest"))
+}
+
+fn container(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn read(call: AdminCall, (host_id, container_id): (String, String)) -> Answer {
+        let (host_id, container_id) = (id(&host_id)?, id::<String>(&container_id)?);
+        let range: SeriesRange = call.request.query()?;
+        Ok(json(StatusCode::OK, &call.admin().container_series(host_id, &container_id, range).await?))
+    }
+    Resource::new(api, "/v1/hosts/{host_id}/containers/{container_id}/telemetry")
+        .admin(Method::GET, read)
+        .at(warp::path!("hosts" / String / "containers" / String / "telemetry")
+            .map(|host, container| (host, container)))
 }
 
 /// Whether the first preference about the reply is to have none (RFC 7240 §2: of several, the first counts).

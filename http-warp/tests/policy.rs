@@ -6,10 +6,13 @@ use common::{House, MEMBER, OWNER, STRANGER};
 use serde_json::json;
 
 /// Every route about a host: method, path below it, body, whether it only reads.
-const ROUTES: [(&str, &str, &str, bool); 7] = [
+const ROUTES: [(&str, &str, &str, bool); 10] = [
     ("GET", "", "", true),
     ("GET", "/containers", "", true),
     ("GET", "/telemetry", "", true),
+    ("GET", "/telemetry?step=60", "", true),
+    ("GET", "/telemetry/latest", "", true),
+    ("GET", "/containers/c1/telemetry?step=60", "", true),
     ("POST", "/install-tokens", "{}", false),
     ("POST", "/tokens", "{}", false),
     ("DELETE", "/tokens/{token_id}", "", false),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use enlist_core::Timestamp;
 use enlist_core::container::ContainerMetrics;
-use enlist_core::store::TelemetryQuery;
+use enlist_core::store::{SnapshotContainers, TelemetryQuery};
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostReport, HostSnapshot, Report};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -15,13 +15,12 @@ use crate::error::Failure;
 use crate::telemetry::ReportKey;
 use crate::transaction::Db;
 
-/// What a [`HostSnapshot`] is read from, of `host_metric_snapshots AS s`.
-macro_rules! snapshot_columns {
+/// What a [`HostSnapshot`] is read from, of `host_metric_snapshots AS s`, but for its containers.
+macro_rules! machine_columns {
     () => {
         "s.host_id, s.recorded_at, s.received_at, s.cpu_percent, s.load_1m, s.load_5m, s.load_15m, s.memory_used_bytes,
          s.memory_total_bytes, s.swap_used_bytes, s.swap_total_bytes, s.disk_used_bytes, s.disk_total_bytes,
-         s.network_rx_bytes, s.network_tx_bytes, s.uptime_seconds, s.custom::text AS custom, s.agent::text AS agent,
-         s.container_cpu_cores, s.container_numbers"
+         s.network_rx_bytes, s.network_tx_bytes, s.uptime_seconds, s.custom::text AS custom, s.agent::text AS agent"
     };
 }
 
@@ -58,10 +57,12 @@ const INSERT: &str = insert!("");
 /// Reports that are there, with the ids of the containers that they name: each once, in the first row, since they are
 /// longer than all else of a report.
 macro_rules! stored {
-    ($of:literal) => {
+    ($containers:literal, $of:expr) => {
         concat!(
             "WITH stored AS MATERIALIZED (SELECT ",
-            snapshot_columns!(),
+            machine_columns!(),
+            ", ",
+            $containers,
             $of,
             "), named AS (
                 SELECT array_agg(c.container_key) AS named_keys, array_agg(c.container_id) AS named_ids
@@ -82,19 +83,44 @@ macro_rules! stored {
 
 /// With the bounds, only the days in between are looked at.
 const BY_KEYS: &str = stored!(
+    "s.container_cpu_cores, s.container_numbers",
     " FROM unnest($1::uuid[], $2::timestamptz[]) AS k (host_id, recorded_at)
       JOIN {schema}.host_metric_snapshots AS s ON s.host_id = k.host_id AND s.recorded_at = k.recorded_at
       WHERE s.recorded_at >= $3 AND s.recorded_at <= $4"
 );
 
 /// A host that was deleted has no presence, and so no reports that are read out.
-const RANGE: &str = stored!(
-    " FROM {schema}.host_metric_snapshots AS s
-      WHERE s.host_id = $1 AND s.recorded_at >= $2 AND s.recorded_at < $3
-        AND ($4::timestamptz IS NULL OR s.recorded_at > $4)
-        AND EXISTS (SELECT FROM {schema}.host_presence AS p WHERE p.host_id = $1)
-      ORDER BY s.recorded_at
-      LIMIT $5"
+macro_rules! range {
+    ($containers:literal, $at:literal) => {
+        stored!(
+            $containers,
+            concat!(
+                " FROM {schema}.host_metric_snapshots AS s ",
+                $at,
+                " WHERE s.host_id = $1 AND s.recorded_at >= $2 AND s.recorded_at < $3
+                    AND ($4::timestamptz IS NULL OR s.recorded_at > $4)
+                    AND EXISTS (SELECT FROM {schema}.host_presence AS p WHERE p.host_id = $1)
+                  ORDER BY s.recorded_at
+                  LIMIT $5"
+            )
+        )
+    };
+}
+
+const RANGE: &str = range!("s.container_cpu_cores, s.container_numbers", "");
+const RANGE_WITHOUT_CONTAINERS: &str =
+    range!("NULL::double precision[] AS container_cpu_cores, NULL::bigint[] AS container_numbers", "");
+/// Its part of the arrays, or null where the container is not in them: the others stay in the server.
+const RANGE_OF_ONE_CONTAINER: &str = range!(
+    "s.container_cpu_cores[at.nth:at.nth] AS container_cpu_cores,
+     s.container_numbers[8 * at.nth - 7:8 * at.nth] AS container_numbers",
+    "LEFT JOIN LATERAL (
+        SELECT ((n.place + 7) / 8)::integer AS nth
+        FROM {schema}.containers AS c
+        JOIN unnest(s.container_numbers) WITH ORDINALITY AS n (number, place)
+            ON n.number = c.container_key AND n.place % 8 = 1
+        WHERE c.host_id = $1 AND c.container_id = $6
+    ) AS at ON TRUE"
 );
 
 /// A report on its way into the table.
@@ -301,13 +327,21 @@ pub(crate) async fn by_keys(db: &mut Db, keys: &[ReportKey]) -> Result<HashMap<R
 
 /// The stored reports of a query, with one more than its limit.
 pub(crate) async fn range(db: &mut Db, query: &TelemetryQuery) -> Result<Vec<HostSnapshot>, Failure> {
-    let rows = db
-        .query(RANGE)
+    let text = match query.containers {
+        SnapshotContainers::All => RANGE,
+        SnapshotContainers::One(_) => RANGE_OF_ONE_CONTAINER,
+        SnapshotContainers::None => RANGE_WITHOUT_CONTAINERS,
+    };
+    let mut rows = db
+        .query(text)
         .bind(Id::from(query.host_id))
         .bind(At(query.from))
         .bind(At(query.to))
         .bind(query.after.map(At))
         .bind(overread(query.limit));
+    if let SnapshotContainers::One(container_id) = &query.containers {
+        rows = rows.bind(container_id.clone());
+    }
     let rows = rows.fetch_all(db.connection()).await?;
     let names = names(&rows)?;
     rows.iter().map(|row| decode(row, &names)).collect()

@@ -37,8 +37,7 @@ async fn accepted(store: &PgStore, host: &Host, time: Timestamp) {
 }
 
 async fn times(store: &PgStore, host: &Host) -> Vec<Timestamp> {
-    let query =
-        TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 1_000 };
+    let query = TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 1_000);
     store.list_telemetry(&query).await.unwrap().items.iter().map(|snapshot| snapshot.recorded_at).collect()
 }
 

@@ -4,7 +4,7 @@
 
 use enlist_core::HostId;
 use enlist_core::container::ContainerMetrics;
-use enlist_core::store::{Append, AppendOutcome, Appended, Fingerprint, Page, TelemetryQuery};
+use enlist_core::store::{Append, AppendOutcome, Appended, Fingerprint, Page, SnapshotContainers, TelemetryQuery};
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostSnapshot, Report};
 use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction, params};
 
@@ -44,11 +44,22 @@ const ONE: &str = select!("host_id = ? AND recorded_at = ?");
 const RANGE: &str =
     select!("host_id = ? AND recorded_at >= ? AND recorded_at < ? AND recorded_at > ? ORDER BY recorded_at LIMIT ?");
 
-const CONTAINERS: &str = "
-    SELECT c.container_id, s.cpu_cores, s.memory_used_bytes, s.memory_limit_bytes, s.network_rx_bytes,
-           s.network_tx_bytes, s.block_read_bytes, s.block_write_bytes, s.pids
-    FROM container_metric_snapshots AS s JOIN containers AS c ON c.container_key = s.container_key
-    WHERE s.report_id = ?";
+/// What [`decode_container`] reads.
+macro_rules! select_containers {
+    ($condition:literal) => {
+        concat!(
+            "SELECT c.container_id, s.cpu_cores, s.memory_used_bytes, s.memory_limit_bytes, s.network_rx_bytes,
+                    s.network_tx_bytes, s.block_read_bytes, s.block_write_bytes, s.pids
+             FROM container_metric_snapshots AS s JOIN containers AS c ON c.container_key = s.container_key
+             WHERE ",
+            $condition
+        )
+    };
+}
+
+const CONTAINERS: &str = select_containers!("s.report_id = ?");
+const ONE_CONTAINER: &str = select_containers!("s.report_id = ? AND s.container_key = ?");
+const CONTAINER_KEY: &str = "SELECT container_key FROM containers WHERE host_id = ? AND container_id = ?";
 
 /// `append`: all reports in one transaction. If that fails for a reason that one of them may be, each gets one of its
 /// own, so that the bad one fails alone.
@@ -263,24 +274,54 @@ pub(crate) fn list(connection: &mut Connection, query: &TelemetryQuery) -> Resul
     if !known {
         return Ok(Page { items: Vec::new(), more: false });
     }
+    let wanted = Wanted::of(&transaction, query)?;
     // Before all times that there are.
     let after = query.after.map_or(-1, |after| after.unix_micros());
     let mut statement = transaction.prepare_cached(RANGE)?;
     let mut rows = statement.query(params![host_id, At(query.from), At(query.to), after, overread(query.limit)])?;
     let mut snapshots = Vec::new();
     while let Some(row) = rows.next()? {
-        snapshots.push(decode(&transaction, row)?);
+        snapshots.push(decode(&transaction, row, wanted)?);
     }
     Ok(Page::of_overread(snapshots, query.limit))
 }
 
+/// Which rows of `container_metric_snapshots` are read with a report.
+#[derive(Clone, Copy)]
+enum Wanted {
+    All,
+    One(i64),
+    None,
+}
+
+impl Wanted {
+    fn of(
+        connection: &Connection,
+        TelemetryQuery { host_id, containers, .. }: &TelemetryQuery,
+    ) -> Result<Self, Failure> {
+        Ok(match containers {
+            SnapshotContainers::All => Self::All,
+            SnapshotContainers::None => Self::None,
+            SnapshotContainers::One(container_id) => {
+                let mut statement = connection.prepare_cached(CONTAINER_KEY)?;
+                let key =
+                    statement.query_row(params![Id::from(*host_id), container_id], |row| row.get(0)).optional()?;
+                // Without a key nothing was ever measured of it.
+                key.map_or(Self::None, Self::One)
+            }
+        })
+    }
+}
+
 fn stored(connection: &Connection, host_id: HostId, at: At) -> Result<Option<HostSnapshot>, Failure> {
     let mut statement = connection.prepare_cached(ONE)?;
-    let decoded = statement.query_row(params![Id::from(host_id), at], |row| Ok(decode(connection, row))).optional()?;
+    let decoded = statement
+        .query_row(params![Id::from(host_id), at], |row| Ok(decode(connection, row, Wanted::All)))
+        .optional()?;
     decoded.transpose()
 }
 
-fn decode(connection: &Connection, row: &Row<'_>) -> Result<HostSnapshot, Failure> {
+fn decode(connection: &Connection, row: &Row<'_>, wanted: Wanted) -> Result<HostSnapshot, Failure> {
     let real = |place| row.get::<_, Option<Real>>(place).map(|real| real.map(|real| real.0));
     let count = |place| row.get::<_, Option<Count>>(place).map(|count| count.map(|count| count.0));
     Ok(HostSnapshot {
@@ -303,30 +344,40 @@ fn decode(connection: &Connection, row: &Row<'_>) -> Result<HostSnapshot, Failur
         },
         custom: text(row, 16)?.map_or_else(|| Ok(Default::default()), from_json)?,
         agent: text(row, 17)?.map(from_json).transpose()?,
-        containers: containers_of(connection, row.get(0)?)?,
+        containers: containers_of(connection, row.get(0)?, wanted)?,
     })
 }
 
 /// A statement a report: it stays prepared, and each is one step into the table.
-fn containers_of(connection: &Connection, report_id: i64) -> Result<Vec<ContainerSnapshot>, Failure> {
-    let mut statement = connection.prepare_cached(CONTAINERS)?;
-    let snapshots = statement.query_map([report_id], |row| {
-        let count = |place| row.get::<_, Option<Count>>(place).map(|count| count.map(|count| count.0));
-        Ok(ContainerSnapshot {
-            container_id: row.get(0)?,
-            metrics: ContainerMetrics {
-                cpu_cores: row.get::<_, Option<Real>>(1)?.map(|real| real.0),
-                memory_used_bytes: count(2)?,
-                memory_limit_bytes: count(3)?,
-                network_rx_bytes: count(4)?,
-                network_tx_bytes: count(5)?,
-                block_read_bytes: count(6)?,
-                block_write_bytes: count(7)?,
-                pids: count(8)?,
-            },
-        })
-    })?;
-    let mut snapshots = snapshots.collect::<rusqlite::Result<Vec<_>>>()?;
+fn containers_of(connection: &Connection, report_id: i64, wanted: Wanted) -> Result<Vec<ContainerSnapshot>, Failure> {
+    let mut snapshots: Vec<_> = match wanted {
+        Wanted::None => return Ok(Vec::new()),
+        Wanted::All => {
+            let mut statement = connection.prepare_cached(CONTAINERS)?;
+            statement.query_map([report_id], decode_container)?.collect::<rusqlite::Result<_>>()?
+        }
+        Wanted::One(key) => {
+            let mut statement = connection.prepare_cached(ONE_CONTAINER)?;
+            statement.query_map([report_id, key], decode_container)?.collect::<rusqlite::Result<_>>()?
+        }
+    };
     snapshots.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
     Ok(snapshots)
+}
+
+fn decode_container(row: &Row<'_>) -> rusqlite::Result<ContainerSnapshot> {
+    let count = |place| row.get::<_, Option<Count>>(place).map(|count| count.map(|count| count.0));
+    Ok(ContainerSnapshot {
+        container_id: row.get(0)?,
+        metrics: ContainerMetrics {
+            cpu_cores: row.get::<_, Option<Real>>(1)?.map(|real| real.0),
+            memory_used_bytes: count(2)?,
+            memory_limit_bytes: count(3)?,
+            network_rx_bytes: count(4)?,
+            network_tx_bytes: count(5)?,
+            block_read_bytes: count(6)?,
+            block_write_bytes: count(7)?,
+            pids: count(8)?,
+        },
+    })
 }

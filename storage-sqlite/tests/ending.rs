@@ -54,8 +54,7 @@ fn telling(hand: &mut Hand, changes: usize) {
 }
 
 async fn telemetry(store: &SqliteStore, host: &Host) -> Vec<HostSnapshot> {
-    let query =
-        TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 1_000 };
+    let query = TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 1_000);
     store.list_telemetry(&query).await.unwrap().items
 }
 

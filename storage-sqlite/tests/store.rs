@@ -23,7 +23,7 @@ use enlist_storage_sqlite::SqliteStore;
 use futures_util::poll;
 
 fn everything(host: &Host) -> TelemetryQuery {
-    TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 1_000 }
+    TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 1_000)
 }
 
 /// A report of three containers, with numbers each.

@@ -92,7 +92,7 @@ mod tests {
         let mut times = Vec::new();
         for reporter in enrol::read(&fleet.hosts_file).expect("the hosts") {
             let (from, to) = (Timestamp::MIN, Timestamp::MAX);
-            let query = TelemetryQuery { host_id: reporter.host_id, from, to, after: None, limit: 1_000 };
+            let query = TelemetryQuery::new(reporter.host_id, from, to, 1_000);
             let page = opened.store().list_telemetry(&query).await.expect("a page");
             assert!(page.items.iter().all(|snapshot| snapshot.containers.len() == 10));
             times.extend(page.items.into_iter().map(|snapshot| snapshot.recorded_at));

@@ -44,7 +44,7 @@ async fn presence(store: &impl Store, host: &Host) -> HostPresence {
 }
 
 pub(super) async fn snapshots(store: &impl Store, host: &Host) -> Vec<HostSnapshot> {
-    let query = TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 500 };
+    let query = TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 500);
     store.list_telemetry(&query).await.unwrap().items
 }
 

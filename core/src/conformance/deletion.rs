@@ -191,7 +191,7 @@ pub async fn what_a_deleted_host_reported_is_not_read_out(fixture: &impl Fixture
         Report { containers: vec![sample::container("c")], containers_complete: true, ..sample::report(at(3)) };
     store.append(vec![sample::append(&host, report)]).await.unwrap();
     delete(&store, &host).await;
-    let query = TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 10 };
+    let query = TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 10);
     assert!(store.list_telemetry(&query).await.unwrap().items.is_empty());
     let query = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
     assert!(store.list_containers(&query).await.unwrap().items.is_empty());

@@ -230,6 +230,7 @@ properties! {
     telemetry {
         telemetry_is_read_by_range_in_pages,
         a_cursor_widens_no_range,
+        reports_come_with_the_containers_that_were_asked_for,
         containers_are_read_in_pages,
         an_older_report_is_read_with_containers_that_only_it_names,
         numbers_of_removed_containers_are_read_with_their_reports,

@@ -49,7 +49,7 @@ async fn append(store: &impl Store, host: &Host, report: Report) {
 }
 
 async fn telemetry(store: &impl Store, host: &Host) -> Vec<HostSnapshot> {
-    let query = TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 500 };
+    let query = TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 500);
     store.list_telemetry(&query).await.unwrap().items
 }
 

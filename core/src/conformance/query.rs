@@ -162,7 +162,7 @@ pub async fn every_read_sees_what_another_handle_wrote(fixture: &impl Fixture) {
     let host = sample::host("a");
     let (agent_token, install_token) = (sample::agent_token(&host), sample::install_token(&host));
     let lookup = HostLookup::Id(host.id);
-    let telemetry = TelemetryQuery { host_id: host.id, from: at(0), to: at(99), after: None, limit: 10 };
+    let telemetry = TelemetryQuery::new(host.id, at(0), at(99), 10);
     let containers = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
     let agent_tokens = AgentTokenQuery::new(host.id, 10);
     let install_tokens = InstallTokenQuery { host_id: host.id, after: None, limit: 10 };

@@ -101,7 +101,7 @@ pub async fn one_report_sent_many_times_at_once_is_stored_once(fixture: &impl Fi
     let accepted = outcomes.iter().filter(|outcome| matches!(outcome, AppendOutcome::Accepted)).count();
     let duplicates = outcomes.iter().filter(|outcome| matches!(outcome, AppendOutcome::Duplicate)).count();
     assert_eq!((accepted, duplicates), (1, 15));
-    let query = TelemetryQuery { host_id: host.id, from: at(0), to: at(9), after: None, limit: 10 };
+    let query = TelemetryQuery::new(host.id, at(0), at(9), 10);
     assert_eq!(handles[0].list_telemetry(&query).await.unwrap().items.len(), 1);
 }
 

@@ -247,7 +247,7 @@ pub async fn every_event_body(fixture: &impl Fixture) {
 }
 
 async fn read_back(store: &impl Store, host: &Host) -> Vec<HostSnapshot> {
-    let query = TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 100 };
+    let query = TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 100);
     store.list_telemetry(&query).await.unwrap().items
 }
 

@@ -3,7 +3,8 @@
 use super::Fixture;
 use super::contact::{append, containers, new_host, snapshots, with_containers};
 use super::sample::{self, at};
-use crate::store::{ContainerQuery, ContainerRecord, Store, TelemetryQuery};
+use crate::container::ContainerMetrics;
+use crate::store::{ContainerQuery, ContainerRecord, SnapshotContainers, Store, TelemetryQuery};
 use crate::telemetry::{HostSnapshot, Report};
 
 /// `from` belongs to it, `to` does not; every page size gives the same.
@@ -18,7 +19,7 @@ pub async fn telemetry_is_read_by_range_in_pages(fixture: &impl Fixture) {
     for limit in [1, 2, 3, 4, 10] {
         let seen = sample::walk(|last: Option<&HostSnapshot>| {
             let after = last.map(|snapshot| snapshot.recorded_at);
-            let query = TelemetryQuery { host_id: host.id, from: at(2), to: at(6), after, limit };
+            let query = TelemetryQuery { after, ..TelemetryQuery::new(host.id, at(2), at(6), limit) };
             let store = &store;
             async move { store.list_telemetry(&query).await.unwrap() }
         })
@@ -52,11 +53,45 @@ pub async fn a_cursor_widens_no_range(fixture: &impl Fixture) {
         (5, 2, Some(1), &[]),
         (5, 2, Some(5), &[]),
     ] {
-        let query = TelemetryQuery { host_id: host.id, from: at(from), to: at(to), after: after.map(at), limit: 10 };
+        let query = TelemetryQuery { after: after.map(at), ..TelemetryQuery::new(host.id, at(from), at(to), 10) };
         let page = store.list_telemetry(&query).await.unwrap();
         let times: Vec<_> = page.items.iter().map(|snapshot| snapshot.recorded_at).collect();
         assert_eq!(times, expected.iter().copied().map(at).collect::<Vec<_>>(), "{from} to {to} after {after:?}");
         assert!(!page.more);
+    }
+}
+
+/// Whoever reads a course reads tens of thousands of reports: every one of them comes, and of its containers only what is
+/// wanted, also of one that was removed.
+pub async fn reports_come_with_the_containers_that_were_asked_for(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (host, other) = (new_host(&store).await, new_host(&store).await);
+    let measured = |seconds, ids: &[&str]| {
+        let mut report = with_containers(at(seconds), true, ids);
+        for (nth, container) in (0..).zip(&mut report.containers) {
+            let metrics = ContainerMetrics { pids: Some(10 * seconds as u64 + nth), ..ContainerMetrics::default() };
+            container.metrics = Some(metrics);
+        }
+        report
+    };
+    // The last report has removed all but "b".
+    for (seconds, ids) in [(1, &["b", "a", "c"][..]), (2, &["b"]), (3, &[]), (4, &["c", "a"]), (5, &["b"])] {
+        append(&store, &host, &[&measured(seconds, ids)]).await;
+        append(&store, &other, &[&measured(seconds, &["elsewhere", "a"])]).await;
+    }
+    let read = async |containers: SnapshotContainers| {
+        let query = TelemetryQuery { containers, ..TelemetryQuery::new(host.id, at(1), at(6), 10) };
+        store.list_telemetry(&query).await.unwrap().items
+    };
+    let whole = read(SnapshotContainers::All).await;
+    assert_eq!(whole.iter().map(|snapshot| snapshot.containers.len()).collect::<Vec<_>>(), [3, 1, 0, 2, 1]);
+    let one = |id: &str| SnapshotContainers::One(id.to_owned());
+    for containers in [one("a"), one("b"), one("c"), one("elsewhere"), one("never"), SnapshotContainers::None] {
+        let narrowed = whole.iter().cloned().map(|mut snapshot| {
+            snapshot.containers.retain(|container| containers.includes(&container.container_id));
+            snapshot
+        });
+        assert_eq!(read(containers.clone()).await, narrowed.collect::<Vec<_>>(), "{containers:?}");
     }
 }
 

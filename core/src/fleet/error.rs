@@ -9,6 +9,7 @@ use crate::id::{AgentTokenId, HostId};
 use crate::lineage::CannotRotate;
 use crate::secret::MalformedToken;
 use crate::store::{StoreError, StoreErrorKind};
+use crate::telemetry::SeriesError;
 use crate::wire::{AgentAction, Code, Problem};
 
 /// How long a client waits before it asks a service again that could not answer.
@@ -38,6 +39,9 @@ pub enum AdminError {
     /// A query parameter is out of its bounds.
     #[error("{0}")]
     InvalidQuery(&'static str),
+    /// There is no series of that range and step.
+    #[error(transparent)]
+    Series(#[from] SeriesError),
     /// Another unarchived host of the tenant has this name.
     #[error("another unarchived host of the tenant has this name")]
     NameTaken(Option<HostId>),
@@ -250,7 +254,7 @@ impl From<AdminError> for Problem {
             AdminError::NotFound => Self::new(Code::NotFound, "There is no such thing, or it is not yours."),
             AdminError::Forbidden => Self::new(Code::Forbidden, detail),
             AdminError::Invalid(error) => error.into(),
-            AdminError::InvalidQuery(_) => Self::new(Code::InvalidRequest, detail),
+            AdminError::InvalidQuery(_) | AdminError::Series(_) => Self::new(Code::InvalidRequest, detail),
             AdminError::NameTaken(host_id) => {
                 Self { host_id, field: Some("/name".into()), ..Self::new(Code::NameTaken, detail) }
             }

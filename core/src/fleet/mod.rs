@@ -32,6 +32,7 @@ mod queue;
 mod rate;
 mod retention;
 mod rotation;
+mod series;
 mod sync;
 mod telemetry;
 mod watch;
@@ -55,6 +56,7 @@ pub use event::EventFilter;
 pub use host::HostFilter;
 pub use limits::Limits;
 pub use prefixes::Prefixes;
+pub use series::SeriesRange;
 pub use telemetry::{Live, TelemetryRange};
 
 use crate::clock::{Clock, Timestamp};

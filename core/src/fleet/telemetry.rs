@@ -9,7 +9,7 @@ use crate::fleet::admission::BodyRoom;
 use crate::fleet::error::{AdminError, AgentError, ReportError};
 use crate::fleet::gauge::Lane;
 use crate::fleet::queue::Refused;
-use crate::fleet::{Admin, Agent, page_body, page_size, parse_cursor};
+use crate::fleet::{Admin, Agent, Inner, page_body, page_size, parse_cursor};
 use crate::host::Status;
 use crate::id::{EventId, HostId};
 use crate::policy::Action;
@@ -226,16 +226,21 @@ impl Admin<'_> {
         range: TelemetryRange,
     ) -> Result<PageBody<SnapshotBody>, AdminError> {
         self.find(Action::ReadHost, host_id).await?;
-        let to = range.to.unwrap_or_else(|| self.fleet.now().saturating_add(CLOCK_AHEAD));
+        let (from, to) = self.fleet.range(range.from, range.to);
         let query = TelemetryQuery {
-            host_id,
-            from: range.from.unwrap_or_else(|| to.saturating_sub(CLOCK_BEHIND + CLOCK_AHEAD)),
-            to,
             after: parse_cursor(range.cursor.as_deref())?,
-            limit: page_size(range.limit),
+            ..TelemetryQuery::new(host_id, from, to, page_size(range.limit))
         };
         let page = self.fleet.store.list_telemetry(&query).await?;
         Ok(page_body(page, |snapshot| snapshot.recorded_at.to_string(), SnapshotBody::from))
+    }
+}
+
+impl Inner {
+    /// The range of reports that is meant: whatever a live report may hold, as far as nothing else is said.
+    pub(super) fn range(&self, from: Option<Timestamp>, to: Option<Timestamp>) -> (Timestamp, Timestamp) {
+        let to = to.unwrap_or_else(|| self.now().saturating_add(CLOCK_AHEAD));
+        (from.unwrap_or_else(|| to.saturating_sub(CLOCK_BEHIND + CLOCK_AHEAD)), to)
     }
 }
 

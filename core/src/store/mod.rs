@@ -29,7 +29,8 @@ pub use described::{Described, DescribedCache, Fingerprint};
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
 pub use query::{
-    AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenQuery, Page, TelemetryQuery,
+    AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenQuery, Page, SnapshotContainers,
+    TelemetryQuery,
 };
 pub use recent::{LAST_USE_GRAIN, RecentUses};
 pub use record::{
@@ -187,7 +188,8 @@ pub trait Store: Send + Sync + 'static {
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError>;
 
     /// Stored reports of a host, in the order of `recorded_at`. `after` narrows the range and never widens it; one that
-    /// ends where it begins, or before, is empty.
+    /// ends where it begins, or before, is empty. Of containers that were not asked for nothing is given, and nothing need be
+    /// read: courses are made of tens of thousands of reports, which may have hundreds of containers each.
     async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError>;
 
     /// Whether the store can read and write now: the answer of `/readyz`. To ensure correctness, it writes: what only shows

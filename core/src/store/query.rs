@@ -161,4 +161,36 @@ pub struct TelemetryQuery {
     pub after: Option<Timestamp>,
     /// At most so many; at least 1.
     pub limit: usize,
+    /// What comes with them. It decides about no report whether it comes.
+    pub containers: SnapshotContainers,
+}
+
+impl TelemetryQuery {
+    /// Every stored report of the range, with all of its containers.
+    pub const fn new(host_id: HostId, from: Timestamp, to: Timestamp, limit: usize) -> Self {
+        Self { host_id, from, to, after: None, limit, containers: SnapshotContainers::All }
+    }
+}
+
+/// Of which containers the numbers come with a stored report.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SnapshotContainers {
+    /// Of all that it measured.
+    #[default]
+    All,
+    /// Of this one, if it measured it.
+    One(String),
+    /// Of none.
+    None,
+}
+
+impl SnapshotContainers {
+    /// Whether those of this one come.
+    pub fn includes(&self, container_id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(only) => only == container_id,
+            Self::None => false,
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub const MAX_COUNTER: u64 = i64::MAX as u64;
 pub const CLOCK_BEHIND: Duration = Duration::from_secs(60 * 60);
 /// How far a live report's clock may be ahead of the server's.
 pub const CLOCK_AHEAD: Duration = Duration::from_secs(5 * 60);
+const MAX_CONTAINER_ID: usize = 128;
 const MAX_PORTS: usize = 64;
 const MAX_LABELS: usize = 64;
 
@@ -177,7 +178,7 @@ fn validate_metrics(metrics: &HostMetrics) -> Result<(), FieldError> {
 
 fn validate_container(container: &Container, index: usize) -> Result<(), FieldError> {
     let at = |name: &'static str| move || format!("/containers/{index}/{name}");
-    required_text(&container.container_id, 128, at("container_id"))?;
+    required_text(&container.container_id, MAX_CONTAINER_ID, at("container_id"))?;
     required_text(&container.name, 255, at("name"))?;
     required_text(&container.image, 512, at("image"))?;
     required_text(&container.state, 32, at("state"))?;
@@ -234,6 +235,12 @@ fn validate_agent(agent: &AgentReport) -> Result<(), FieldError> {
     optional_text(agent.version.as_deref(), 64, || "/agent/version".to_owned())?;
     counter(agent.spooled, || "/agent/spooled".to_owned())?;
     counter(agent.dropped_total, || "/agent/dropped_total".to_owned())
+}
+
+/// Whether a report may call a container so.
+#[cfg(feature = "server")]
+pub(crate) fn is_container_id(text: &str) -> bool {
+    required_text(text, MAX_CONTAINER_ID, String::new).is_ok()
 }
 
 fn required_text(text: &str, max: usize, field: impl FnOnce() -> String) -> Result<(), FieldError> {

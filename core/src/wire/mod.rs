@@ -9,6 +9,7 @@ mod event;
 mod host;
 mod install_token;
 mod problem;
+mod series;
 mod telemetry;
 
 use serde::de::DeserializeOwned;
@@ -28,6 +29,7 @@ pub use install_token::{
     ProposedHost,
 };
 pub use problem::Problem;
+pub use series::{ContainerBucketBody, HostBucketBody, LatestTelemetry, SeriesBody};
 pub use telemetry::{
     BatchReply, BatchResult, ContainerSnapshotBody, HeartbeatReply, ReportStatus, SnapshotBody, TelemetryReply,
 };

@@ -125,7 +125,7 @@ impl Fault for Leftovers {
         let mut all = HashMap::new();
         for host_id in deleted(&commit) {
             let limit = usize::MAX;
-            let query = TelemetryQuery { host_id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit };
+            let query = TelemetryQuery::new(host_id, Timestamp::MIN, Timestamp::MAX, limit);
             let telemetry = store.list_telemetry(&query).await?.items;
             let query = ContainerQuery { host_id, removed: true, after: None, limit };
             let containers = store.list_containers(&query).await?.items;

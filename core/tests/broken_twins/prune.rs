@@ -100,13 +100,7 @@ faults! {
         async fn find_host(&self, store: &MemoryStore, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
             let mut found = store.find_host(lookup).await?;
             if let Some(record) = &mut found {
-                let query = enlist_core::store::TelemetryQuery {
-                    host_id: record.host.id,
-                    from: Timestamp::MIN,
-                    to: Timestamp::MAX,
-                    after: None,
-                    limit: 1,
-                };
+                let query = enlist_core::store::TelemetryQuery::new(record.host.id, Timestamp::MIN, Timestamp::MAX, 1);
                 if store.list_telemetry(&query).await?.items.is_empty() {
                     record.presence.newest_report_at = None;
                 }
@@ -245,7 +239,7 @@ impl NamesGo {
 }
 
 fn everything(host_id: HostId) -> TelemetryQuery {
-    TelemetryQuery { host_id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: usize::MAX }
+    TelemetryQuery::new(host_id, Timestamp::MIN, Timestamp::MAX, usize::MAX)
 }
 
 #[async_trait]

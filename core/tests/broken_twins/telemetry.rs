@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use enlist_core::event::Event;
 use enlist_core::store::{
     Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord, HostLookup, HostRecord, Page, Prune,
-    Pruned, StoreError, StoreErrorKind, TelemetryQuery,
+    Pruned, SnapshotContainers, StoreError, StoreErrorKind, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, MemoryStore, Store, Timestamp};
@@ -171,6 +171,31 @@ faults! {
         }
     }
 
+    /// Every container of every report is read, whatever is wanted of them.
+    AllContainersCome {
+        async fn list_telemetry(
+            &self,
+            store: &MemoryStore,
+            query: &TelemetryQuery,
+        ) -> Result<Page<HostSnapshot>, StoreError> {
+            store.list_telemetry(&TelemetryQuery { containers: SnapshotContainers::All, ..query.clone() }).await
+        }
+    }
+
+    /// A join from the container's numbers to their report.
+    ReportsWithoutTheContainerAreLeftOut {
+        async fn list_telemetry(
+            &self,
+            store: &MemoryStore,
+            query: &TelemetryQuery,
+        ) -> Result<Page<HostSnapshot>, StoreError> {
+            let all = TelemetryQuery { limit: usize::MAX, ..query.clone() };
+            let one = matches!(query.containers, SnapshotContainers::One(_));
+            let rows = store.list_telemetry(&all).await?.items;
+            Ok(page(rows.into_iter().filter(|row| !one || !row.containers.is_empty()), query.limit))
+        }
+    }
+
     /// Each report is a transaction of its own: a caller that goes away leaves the first of them.
     ReportsOfACallAreStoredOneByOne {
         async fn append(&self, store: &MemoryStore, reports: Vec<Append>) -> Result<Appended, StoreError> {
@@ -224,7 +249,7 @@ async fn is_stored(store: &MemoryStore, Append { contact, report }: &Append) -> 
 }
 
 async fn snapshot(store: &MemoryStore, host_id: HostId, at: Timestamp) -> Option<HostSnapshot> {
-    let query = TelemetryQuery { host_id, from: at, to: Timestamp::MAX, after: None, limit: 1 };
+    let query = TelemetryQuery::new(host_id, at, Timestamp::MAX, 1);
     let found = store.list_telemetry(&query).await.expect("memory answers").items.pop();
     found.filter(|snapshot| snapshot.recorded_at == at)
 }
@@ -412,6 +437,12 @@ twins! {
     the_end_of_a_range_is_included: TheEndOfARangeIsIncluded => [
         "telemetry::a_cursor_widens_no_range",
         "telemetry::telemetry_is_read_by_range_in_pages",
+    ],
+    all_containers_come: AllContainersCome => [
+        "telemetry::reports_come_with_the_containers_that_were_asked_for",
+    ],
+    reports_without_the_container_are_left_out: ReportsWithoutTheContainerAreLeftOut => [
+        "telemetry::reports_come_with_the_containers_that_were_asked_for",
     ],
     reports_of_a_call_are_stored_one_by_one: ReportsOfACallAreStoredOneByOne => [
         "contact::a_dropped_append_is_whole_or_absent",

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use enlist_core::conformance::sample::{at, tenant};
 use enlist_core::event::EventBody;
-use enlist_core::fleet::{AdminError, EventFilter, HostFilter, TelemetryRange, TokenFilter};
+use enlist_core::fleet::{AdminError, EventFilter, HostFilter, SeriesRange, TelemetryRange, TokenFilter};
 use enlist_core::host::{HostKind, HostName, Status};
 use enlist_core::lineage::Overlap;
 use enlist_core::policy::{Action, Actor, Decision, DefaultPolicy, Policy, Resource, Role, Scope};
+use enlist_core::telemetry::Step;
 use enlist_core::wire::{CreateHost, HostBody, IssueAgentToken, MintInstallToken, Problem, RotateAgentToken};
 use enlist_core::{ActorId, HostId};
 
@@ -206,11 +207,15 @@ async fn every_verb(
     let cut_off = RotateAgentToken { overlap: Overlap::None };
     let fresh = format!("new-{}", token_id);
     let create = CreateHost { tenant_id: Some(tenant(tenant_name)), ..named(&fresh, kind) };
+    let hour = SeriesRange::new(Step::MAX);
     let answers = vec![
         (Action::CreateHost, status(admin.create_host(create).await.map(|_| ()))),
         (Action::ReadHost, status(admin.host(host_id).await.map(|_| ()))),
         (Action::ReadHost, status(admin.list_containers(host_id, true, None, None).await.map(|_| ()))),
         (Action::ReadHost, status(admin.list_telemetry(host_id, TelemetryRange::default()).await.map(|_| ()))),
+        (Action::ReadHost, status(admin.latest_telemetry(host_id).await.map(|_| ()))),
+        (Action::ReadHost, status(admin.telemetry_series(host_id, hour.clone()).await.map(|_| ()))),
+        (Action::ReadHost, status(admin.container_series(host_id, "c", hour).await.map(|_| ()))),
         (
             Action::MintInstallToken,
             status(admin.mint_install_token(host_id, MintInstallToken::default()).await.map(|_| ())),

@@ -12,5 +12,6 @@ mod refresh;
 mod retention;
 mod revocation;
 mod rotation;
+mod series;
 mod watched;
 mod world;

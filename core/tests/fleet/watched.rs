@@ -42,6 +42,8 @@ pub(crate) struct Watched {
     pub(crate) unstorable: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
     /// Transactions that begin with a report of one of these times fail.
     pub(crate) refused: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
+    /// Which stored reports were asked for.
+    pub(crate) ranges: Arc<std::sync::Mutex<Vec<TelemetryQuery>>>,
     told: Arc<std::sync::Mutex<VecDeque<Change>>>,
     telling: Arc<Notify>,
 }
@@ -158,6 +160,7 @@ impl Store for Watched {
         self.inner.list_containers(query).await
     }
     async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError> {
+        self.ranges.lock().unwrap().push(query.clone());
         self.inner.list_telemetry(query).await
     }
     async fn check(&self) -> Result<(), StoreError> {

@@ -224,5 +224,11 @@ pub(crate) fn list_telemetry(tables: &Reader, query: &TelemetryQuery) -> Result<
     };
     let to = Bound::Excluded((id, query.to.unix_micros()));
     let rows = tables.snapshots.range((from, to))?;
-    page(rows.map(|row| Ok(decode::<SnapshotRow>(row?.1.value())?.into())), query.limit)
+    let snapshots = rows.map(|row| {
+        let mut snapshot = HostSnapshot::from(decode::<SnapshotRow>(row?.1.value())?);
+        // They stand in the report's record, which is read whole.
+        snapshot.containers.retain(|container| query.containers.includes(&container.container_id));
+        Ok(snapshot)
+    });
+    page(snapshots, query.limit)
 }

@@ -147,7 +147,7 @@ pub(crate) const SOMEBODY_WAITS: &str = "
     SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
 
 pub(crate) fn everything(host: &Host) -> TelemetryQuery {
-    TelemetryQuery { host_id: host.id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 1_000 }
+    TelemetryQuery::new(host.id, Timestamp::MIN, Timestamp::MAX, 1_000)
 }
 
 /// A report of three containers, with numbers each.

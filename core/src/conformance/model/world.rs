@@ -358,7 +358,7 @@ impl World {
     }
 
     pub(super) async fn telemetry(&self, store: &impl Store, host_id: HostId) -> Agreement<Vec<HostSnapshot>> {
-        let query = TelemetryQuery { host_id, from: Timestamp::MIN, to: Timestamp::MAX, after: None, limit: 500 };
+        let query = TelemetryQuery::new(host_id, Timestamp::MIN, Timestamp::MAX, 500);
         Ok(store.list_telemetry(&query).await?.items)
     }
 

@@ -234,7 +234,16 @@ impl Store for MemoryStore {
             let at = snapshot.recorded_at;
             query.from <= at && at < query.to && query.after.is_none_or(|after| at > after)
         });
-        Ok(page(matching.cloned(), query.limit))
+        let narrowed = matching.map(|snapshot| HostSnapshot {
+            containers: (snapshot.containers.iter())
+                .filter(|container| query.containers.includes(&container.container_id))
+                .cloned()
+                .collect(),
+            custom: snapshot.custom.clone(),
+            agent: snapshot.agent.clone(),
+            ..*snapshot
+        });
+        Ok(page(narrowed, query.limit))
     }
 
     async fn check(&self) -> Result<(), StoreError> {
