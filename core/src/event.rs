@@ -109,6 +109,10 @@ pub enum EventBody {
     HostUnreachable {
         /// Its last contact.
         last_seen_at: Timestamp,
+        /// Many hosts fell silent at once, and this verdict was held back for as long as that is done: the cause may be
+        /// between them and the server. Not written when it is not so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        storm: bool,
     },
     /// A host was deleted.
     #[serde(rename = "host.deleted")]

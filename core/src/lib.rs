@@ -16,6 +16,7 @@ pub mod host;
 pub mod id;
 pub mod install_token;
 pub mod lineage;
+pub mod liveness;
 pub mod policy;
 pub mod secret;
 #[cfg(feature = "server")]

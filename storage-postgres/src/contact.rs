@@ -26,7 +26,7 @@ pub(crate) async fn touch(db: &mut Db, contacts: &[Contact]) -> Result<(Vec<Even
     visits.finish(db).await
 }
 
-/// `mark_silent`, inside a transaction.
+/// Makes verdicts of silence where they still hold, inside a transaction; archived hosts fall without an event.
 pub(crate) async fn mark_silent(db: &mut Db, silences: &[Silence]) -> Result<Vec<Event>, Failure> {
     let mut visits = Visits::begin(db, silences.iter().map(|silence| silence.host_id.into()).collect()).await?;
     for silence in silences {
@@ -97,12 +97,13 @@ impl Visits {
     }
 
     fn silence(&mut self, silence: &Silence) {
-        let visit = self.hosts.get_mut(&silence.host_id.into());
-        let Some(visit) = visit.filter(|visit| !visit.is_archived()) else { return };
+        let Some(visit) = self.hosts.get_mut(&silence.host_id.into()) else { return };
         let before = visit.presence.presence();
         let after = before.silence(silence.at, silence.window);
         visit.presence.set_presence(after);
-        self.events.extend(went_silent(silence, &visit.head.tenant_id, visit.head.kind, before, after));
+        if !visit.is_archived() {
+            self.events.extend(went_silent(silence, &visit.head.tenant_id, visit.head.kind, before, after));
+        }
     }
 
     /// Writes what changed; returns the events, and which uses of tokens were written.

@@ -231,10 +231,6 @@ pub(crate) async fn list(db: &mut Db, query: &HostQuery) -> Result<Page<HostReco
         // Unlike `LIKE` this gives no character a meaning.
         text.push(" AND starts_with(h.name, ").push_bind(prefix.as_str()).push(")");
     }
-    if let Some(before) = query.seen_before {
-        // One that was never heard has no such time, and a comparison with null holds for nothing.
-        text.push(" AND p.last_seen_at < ").push_bind(At(before));
-    }
     if let Some(after) = query.after {
         text.push(" AND h.id > ").push_bind(Id::from(after));
     }

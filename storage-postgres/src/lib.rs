@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod host;
 mod install_token;
+mod liveness;
 mod migrate;
 mod partition;
 mod presence;

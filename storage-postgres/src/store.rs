@@ -10,7 +10,7 @@ use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
     Described, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page,
-    Prune, Pruned, RecentUses, Silence, Store, StoreError, Subscription, TelemetryQuery,
+    Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, TokenHash};
@@ -26,7 +26,9 @@ use crate::partition::Partitions;
 use crate::sql::Sql;
 use crate::steady::Steadiness;
 use crate::transaction::in_task;
-use crate::{agent_token, aggregate, contact, container, event, host, install_token, prune, subscription, telemetry};
+use crate::{
+    agent_token, aggregate, contact, container, event, host, install_token, liveness, prune, subscription, telemetry,
+};
 
 /// How many connections [`PgStore::connect`] opens at most, and how long a call waits for one of them.
 const POOL: (u32, Duration) = (16, Duration::from_secs(5));
@@ -241,12 +243,12 @@ impl Store for PgStore {
         Ok(events)
     }
 
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        let silences: Arc<[Silence]> = silences.into();
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        let sweep = Arc::new(sweep);
         self.shared
             .write(move |db| {
-                let silences = Arc::clone(&silences);
-                Box::pin(async move { contact::mark_silent(db, &silences).await })
+                let sweep = Arc::clone(&sweep);
+                Box::pin(async move { liveness::sweep(db, &sweep).await })
             })
             .await
     }

@@ -5,6 +5,7 @@
 //! Every writing transaction takes its locks in this order, so that two of them wait for each other but never in a
 //! circle:
 //!
+//! 0. the row of `monitor`: sweeps only, before anything else;
 //! 1. rows of `hosts`, sorted by id (`FOR UPDATE`): commits only;
 //! 2. rows of `host_presence`, sorted by host (`FOR UPDATE`): commits, contact and pruning;
 //! 3. tenants' install tokens, sorted by id: commits only;

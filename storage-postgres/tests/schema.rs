@@ -336,6 +336,23 @@ async fn text_is_compared_byte_by_byte() {
     assert_eq!(other.await, Vec::<Option<String>>::new());
 }
 
+/// A report within the minute of the one before it touches no index at all.
+#[tokio::test]
+async fn a_contact_writes_to_the_index_of_those_online_once_a_minute() {
+    let (server, mut hand, host) = enrolled().await;
+    server.open().touch(vec![sample::contact(&host, at(0))]).await.unwrap();
+    hand.run("BEGIN").await;
+    for (seconds, expected) in [(59, "1"), (60, "1"), (119, "2")] {
+        hand.run(&format!(
+            "UPDATE host_presence SET last_seen_at = timestamptz '2026-01-01Z' + {seconds} * interval '1 s'"
+        ))
+        .await;
+        let hot = hand.value("SELECT pg_stat_get_xact_tuples_hot_updated('host_presence'::regclass)::text").await;
+        assert_eq!(hot, expected, "at {seconds} s");
+    }
+    hand.run("COMMIT").await;
+}
+
 /// An index more on a snapshot table costs every report, for ever; and to be distributed by host, contact tables have
 /// keys that lead with the host, no sequence but that of containers' keys, and no foreign keys.
 #[tokio::test]
@@ -356,6 +373,7 @@ async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them(
         "containers! (host_id, container_id)",
         "containers! (host_id, container_key)",
         "host_metric_snapshots! (host_id, recorded_at)",
+        "host_presence (last_seen_minute) WHERE (presence = 'online'::text)",
         "host_presence! (host_id)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);

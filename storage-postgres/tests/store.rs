@@ -11,12 +11,14 @@ use enlist_core::TokenHash;
 use enlist_core::agent_token::{AgentToken, AgentTokenState};
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::host::Host;
+use enlist_core::liveness::Verdict;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
     AgentTokenQuery, AppendOutcome, Commit, Contact, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
-    HostWrite, InstallTokenQuery, Key, Prune, Revision, Silence, Store, StoreError, StoreErrorKind, Write,
+    HostWrite, InstallTokenQuery, Key, Prune, Revision, Store, StoreError, StoreErrorKind, Write,
 };
 use enlist_core::telemetry::Report;
+use enlist_core::{Clock, SystemClock};
 use enlist_storage_postgres::PgStore;
 use enlist_storage_postgres::sqlx::postgres::PgPoolOptions;
 use futures_util::future::join_all;
@@ -37,7 +39,6 @@ fn prune_nothing() -> Prune {
 async fn every_answer(store: &PgStore) -> Vec<Result<(), StoreError>> {
     let host = sample::host("nobody");
     let host_id = host.id;
-    let silence = Silence { host_id, at: at(1), window: Duration::ZERO, event_id: sample::event_id() };
     vec![
         store.load(&Key::Host(host_id)).await.map(drop),
         store.commit(Commit::default()).await.map(drop),
@@ -50,13 +51,26 @@ async fn every_answer(store: &PgStore) -> Vec<Result<(), StoreError>> {
         store.append(vec![sample::append(&host, sample::report(at(1)))]).await.map(drop),
         store.append(Vec::new()).await.map(drop),
         store.touch(vec![sample::contact(&host, at(1))]).await.map(drop),
-        store.mark_silent(vec![silence]).await.map(drop),
+        store.sweep(sample::sweep(at(1), Duration::from_secs(90))).await.map(drop),
         store.subscribe().await.map(drop),
         store.prune(&prune_nothing()).await.map(drop),
         store.list_containers(&ContainerQuery { host_id, removed: true, after: None, limit: 1 }).await.map(drop),
         store.list_telemetry(&everything(&host)).await.map(drop),
         store.check().await,
     ]
+}
+
+/// A replica whose clock runs ahead judges nobody by it.
+#[tokio::test]
+async fn a_sweep_is_not_later_than_the_database() {
+    let (_server, store, host) = with_host().await;
+    sample::watch(&store).await;
+    let now = SystemClock::default().now();
+    store.touch(vec![sample::contact(&host, now)]).await.unwrap();
+    let ahead = now.saturating_add(Duration::from_secs(3_600));
+    let swept = store.sweep(sample::sweep(ahead, Duration::from_secs(90))).await.unwrap();
+    assert_eq!((swept.verdict, swept.events), (Verdict::Sweep { storm: false }, vec![]));
+    assert!(swept.monitor.last_sweep_at() < Some(ahead));
 }
 
 async fn assert_every_answer_is(store: &PgStore, expected: Option<StoreErrorKind>) {

@@ -53,6 +53,12 @@ impl rusqlite::ToSql for Id {
     }
 }
 
+impl rusqlite::types::FromSql for Id {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Uuid::from_slice(value.as_blob()?).map(Self).map_err(|_| unreadable("an id is 16 bytes"))
+    }
+}
+
 macro_rules! ids {
     ($($name:ident),*) => {$(
         impl From<$name> for Id {

@@ -1,5 +1,4 @@
-//! Contact, and the lack of it: what a transaction of reports, heartbeats or verdicts knows of the hosts that it meets,
-//! and writes at its end.
+//! Contact: what a transaction of reports or heartbeats knows of the hosts that it meets, and writes at its end.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,7 +6,7 @@ use std::sync::Arc;
 
 use enlist_core::event::{Event, NewEvent};
 use enlist_core::host::{HostKind, Lifecycle};
-use enlist_core::store::{Contact, Described, DescribedCache, Silence, came_online, went_silent};
+use enlist_core::store::{Contact, Described, DescribedCache, came_online};
 use enlist_core::{AgentTokenId, HostId, TenantId, Timestamp};
 use rusqlite::Transaction;
 
@@ -35,20 +34,6 @@ pub(crate) fn touch(ingest: &mut Ingest<'_>, contacts: &[Contact]) -> Result<Vec
         for contact in contacts {
             if let Some(visit) = visits.of(&transaction, contact.host_id)? {
                 visit.contact(contact);
-            }
-        }
-        visits.finish(transaction)
-    })
-}
-
-/// `mark_silent`. Decided on what is stored when the transaction has the write lock: a contact made before that wins.
-pub(crate) fn mark_silent(ingest: &mut Ingest<'_>, silences: &[Silence]) -> Result<Vec<Event>, Failure> {
-    let remembered = ingest.remembered;
-    immediate_report(ingest.connection, |transaction| {
-        let mut visits = Visits::new(remembered);
-        for silence in silences {
-            if let Some(visit) = visits.of(&transaction, silence.host_id)? {
-                visit.silence(silence);
             }
         }
         visits.finish(transaction)
@@ -97,8 +82,8 @@ impl<'a> Visits<'a> {
         Ok(visit.as_mut())
     }
 
-    /// Writes what changed, save for archived hosts, and commits; returns the events of hosts that came online or
-    /// fell silent.
+    /// Writes what changed, save for archived hosts, and commits; returns the events of hosts that came
+    /// online.
     pub(crate) fn finish(mut self, transaction: Transaction<'_>) -> Result<Vec<Event>, Failure> {
         let Remembered { described, uses } = self.remembered;
         let (mut events, mut used, mut read) = (Vec::new(), Vec::new(), Vec::new());
@@ -166,14 +151,6 @@ impl Visit {
         self.events.extend(came_online(contact, &self.tenant_id, self.kind, before, after));
         let used_at = self.uses.entry(contact.token_id).or_insert(contact.at);
         *used_at = contact.at.max(*used_at);
-    }
-
-    /// Makes a verdict of silence, if it still holds.
-    fn silence(&mut self, silence: &Silence) {
-        let before = self.presence.presence;
-        let after = before.silence(silence.at, silence.window);
-        self.presence.presence = after;
-        self.events.extend(went_silent(silence, &self.tenant_id, self.kind, before, after));
     }
 
     /// What the rows of its containers say, if that is known without reading them, and they were not read since.

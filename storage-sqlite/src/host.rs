@@ -178,7 +178,6 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     if visible.is_nothing() {
         return Ok(Page { items: Vec::new(), more: false });
     }
-    let heard = diesel::alias!(host_presence as heard);
     let mut rows = hosts::table
         .inner_join(host_presence::table)
         .select((HostRow::as_select(), hosts::facts, PresenceRow::as_select()))
@@ -217,12 +216,6 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
         if let Some(beyond) = behind_prefix(prefix) {
             rows = rows.filter(hosts::name.lt(beyond));
         }
-    }
-    if let Some(before) = query.seen_before {
-        // One that was never heard has no time, and is no answer. As a list of its own, so that SQLite goes from the
-        // index of times to the few hosts, and not through all hosts to their times.
-        let heard_before = heard.filter(heard.field(host_presence::last_seen_at).lt(At(before)));
-        rows = rows.filter(hosts::id.eq_any(heard_before.select(heard.field(host_presence::host_id))));
     }
     if let Some(after) = query.after {
         rows = rows.filter(hosts::id.gt(Id::from(after)));

@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod host;
 mod install_token;
+mod liveness;
 mod migrate;
 mod presence;
 mod prune;

@@ -66,7 +66,8 @@ impl PresenceRow {
 /// The same while contacts are noted: read once a transaction, and written once.
 #[derive(Debug)]
 pub(crate) struct PresenceState {
-    host_id: HostId,
+    /// Whose.
+    pub(crate) host_id: HostId,
     /// Whether the host is heard.
     pub(crate) presence: Presence,
     /// `recorded_at` of the newest stored report.

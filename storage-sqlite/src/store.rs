@@ -10,7 +10,7 @@ use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
     DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
-    RecentUses, Silence, Store, StoreError, Subscription, TelemetryQuery,
+    RecentUses, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 
@@ -21,7 +21,9 @@ use crate::schema::schema_epoch;
 use crate::subscription::Changes;
 use crate::transaction::{immediate, snapshot};
 use crate::worker::Workers;
-use crate::{agent_token, aggregate, contact, container, event, host, install_token, migrate, prune, telemetry};
+use crate::{
+    agent_token, aggregate, contact, container, event, host, install_token, liveness, migrate, prune, telemetry,
+};
 
 /// A fleet in one SQLite database. Cloning gives another handle on the same; see the [crate's documentation](crate).
 #[derive(Debug, Clone)]
@@ -190,8 +192,8 @@ impl Store for SqliteStore {
         self.ingest(move |ingest| contact::touch(ingest, &contacts)).await
     }
 
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        self.ingest(move |ingest| contact::mark_silent(ingest, &silences)).await
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        self.ingest(move |ingest| liveness::sweep(ingest, &sweep)).await
     }
 
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {

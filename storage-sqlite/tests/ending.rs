@@ -12,7 +12,7 @@ use enlist_core::host::{Host, Presence};
 use enlist_core::policy::Scope;
 use enlist_core::store::{
     AppendOutcome, Change, Commit, ContainerQuery, ContainerRecord, EventQuery, Expected, HostLookup, HostQuery,
-    HostWrite, Known, Prune, Pruned, Revision, Silence, Store, StoreErrorKind, Subscription, TelemetryQuery, Write,
+    HostWrite, Known, Prune, Pruned, Revision, Store, StoreErrorKind, Subscription, TelemetryQuery, Write,
 };
 use enlist_core::telemetry::{HostSnapshot, Report};
 use enlist_storage_sqlite::SqliteStore;
@@ -165,24 +165,14 @@ async fn silence_is_judged_on_what_any_process_has_stored() {
     let there = file.open().await;
     let unheard = sample::host("unheard");
     sample::create(&here, &unheard).await;
-    let quiet = async |before| {
-        let query = HostQuery { seen_before: Some(before), ..HostQuery::new(Scope::All, 10) };
-        let found = here.list_hosts(&query).await.unwrap().items;
-        found.into_iter().map(|record| record.host.id).collect::<Vec<_>>()
-    };
-    let verdict = async |seconds| {
-        let window = Duration::from_secs(90);
-        let silence = |host: &Host| Silence { host_id: host.id, at: at(seconds), window, event_id: sample::event_id() };
-        here.mark_silent(vec![silence(&unheard), silence(&host)]).await.unwrap().len()
-    };
+    sample::watch(&here).await;
+    let fallen =
+        async |seconds| here.sweep(sample::sweep(at(seconds), Duration::from_secs(90))).await.unwrap().events.len();
     here.touch(vec![sample::contact(&host, at(10))]).await.unwrap();
-    assert_eq!(quiet(at(10)).await, []);
-    assert_eq!(quiet(at(11)).await, [host.id]);
     there.touch(vec![sample::contact(&host, at(50))]).await.unwrap();
-    assert_eq!(quiet(at(11)).await, []);
-    assert_eq!(verdict(110).await, 0);
-    assert_eq!(verdict(150).await, 1);
-    assert_eq!(verdict(151).await, 0);
+    assert_eq!(fallen(110).await, 0);
+    assert_eq!(fallen(150).await, 1);
+    assert_eq!(fallen(151).await, 0);
     // Once, for whoever asks.
     let presence = there.find_host(&HostLookup::Id(host.id)).await.unwrap().unwrap().presence.presence;
     assert_eq!(presence, Presence::Unreachable { last_seen_at: at(50), since: at(150) });

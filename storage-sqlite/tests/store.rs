@@ -16,7 +16,7 @@ use enlist_core::host::Host;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
     AgentTokenQuery, AppendOutcome, Commit, Contact, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
-    HostWrite, InstallTokenQuery, Key, Revision, Silence, Store, StoreError, StoreErrorKind, TelemetryQuery,
+    HostWrite, InstallTokenQuery, Key, Revision, Store, StoreError, StoreErrorKind, TelemetryQuery,
 };
 use enlist_core::telemetry::Report;
 use enlist_storage_sqlite::SqliteStore;
@@ -40,10 +40,6 @@ async fn with_host() -> (File, SqliteStore, Host) {
     (file, store, host)
 }
 
-fn silence(host: &Host) -> Silence {
-    Silence { host_id: host.id, at: at(1), window: Duration::from_secs(90), event_id: sample::event_id() }
-}
-
 /// One call of every method.
 async fn every_answer(store: &SqliteStore) -> Vec<Result<(), StoreError>> {
     let host = sample::host("nobody");
@@ -59,7 +55,7 @@ async fn every_answer(store: &SqliteStore) -> Vec<Result<(), StoreError>> {
         store.list_events(&EventQuery::new(Scope::All, 1)).await.map(drop),
         store.append(vec![sample::append(&host, sample::report(at(1)))]).await.map(drop),
         store.touch(vec![sample::contact(&host, at(1))]).await.map(drop),
-        store.mark_silent(vec![silence(&host)]).await.map(drop),
+        store.sweep(sample::sweep(at(1), Duration::from_secs(90))).await.map(drop),
         store.subscribe().await.map(drop),
         store.prune(&common::prune_nothing()).await.map(drop),
         store

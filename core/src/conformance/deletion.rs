@@ -10,7 +10,7 @@ use crate::install_token::InstallToken;
 use crate::policy::Scope;
 use crate::store::{
     AppendOutcome, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery, HostWrite, InstallTokenQuery,
-    Key, Known, Revision, Silence, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write,
+    Key, Known, Revision, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write,
 };
 use crate::telemetry::Report;
 
@@ -178,9 +178,9 @@ pub async fn a_deleted_host_takes_no_report(fixture: &impl Fixture) {
         assert!(appended.events.is_empty());
     }
     assert!(here.touch(vec![sample::contact(&host, at(5))]).await.unwrap().is_empty());
-    let silence =
-        Silence { host_id: host.id, at: Timestamp::MAX, window: Default::default(), event_id: sample::event_id() };
-    assert!(here.mark_silent(vec![silence]).await.unwrap().is_empty());
+    sample::watch(&here).await;
+    let swept = here.sweep(sample::sweep(at(1_000), Default::default())).await.unwrap();
+    assert!(swept.events.is_empty() && !swept.more);
 }
 
 /// However long it takes until it has been removed; its events stay.

@@ -248,11 +248,15 @@ properties! {
     }
     silence {
         silence_beyond_the_window_is_one_event,
-        a_verdict_that_no_longer_holds_changes_nothing,
-        a_verdict_passes_over_who_cannot_fall_silent,
+        a_contact_through_another_handle_counts_to_the_microsecond,
+        only_who_is_online_falls_silent,
         a_contact_brings_an_unreachable_host_back,
-        a_verdict_never_raises_the_revision,
-        hosts_are_found_by_when_they_were_heard,
+        a_sweep_never_raises_the_revision,
+        a_sweep_is_bounded_and_begins_with_the_longest_silent,
+        an_absence_of_every_handle_suspends_verdicts,
+        a_storm_is_held_back_and_then_told,
+        a_storm_is_told_by_unarchived_hosts_that_were_online,
+        a_storm_gathers_over_a_window,
     }
     subscription {
         a_revocation_is_told,
@@ -279,6 +283,7 @@ properties! {
         one_claim_sent_sixty_four_times_buys_one_credential,
         one_report_sent_many_times_at_once_is_stored_once,
         a_first_use_in_many_requests_promotes_once,
+        many_sweeps_at_once_tell_of_each_host_once,
         a_cursor_over_events_skips_none_while_commits_race,
     }
 }

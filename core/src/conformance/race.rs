@@ -122,6 +122,29 @@ pub async fn a_first_use_in_many_requests_promotes_once(fixture: &impl Fixture) 
     ));
 }
 
+/// Whoever sweeps: the first to find a host silent says so, and the others find it said.
+pub async fn many_sweeps_at_once_tell_of_each_host_once(fixture: &impl Fixture) {
+    let handles = [fixture.handle().await, fixture.handle().await];
+    sample::watch(&handles[0]).await;
+    let hosts: Vec<_> = (0..4).map(|n| sample::host(&format!("host {n}"))).collect();
+    for host in &hosts {
+        sample::create(&handles[0], host).await;
+    }
+    for round in 0..10 {
+        for host in &hosts {
+            handles[0].touch(vec![sample::contact(host, at(1_000 * round))]).await.unwrap();
+        }
+        let sweep = || sample::sweep(at(1_000 * round + 100), std::time::Duration::from_secs(90));
+        let swept = join_all((0..16).map(|n| handles[n % 2].sweep(sweep()))).await;
+        let told = swept.into_iter().flat_map(|swept| swept.unwrap().events);
+        let mut told: Vec<_> = told.filter_map(|event| event.event.host_id).collect();
+        told.sort_unstable();
+        let mut expected: Vec<_> = hosts.iter().map(|host| host.id).collect();
+        expected.sort_unstable();
+        assert_eq!(told, expected, "round {round}");
+    }
+}
+
 /// A reader that follows the events sees each of them, however commits and reads fall.
 pub async fn a_cursor_over_events_skips_none_while_commits_race(fixture: &impl Fixture) {
     let handles = [fixture.handle().await, fixture.handle().await];

@@ -218,7 +218,8 @@ pub async fn every_event_body(fixture: &impl Fixture) {
         EventBody::HostArchived { revoked: vec![agent_token.id, sample::agent_token(&host).id] },
         EventBody::HostEnrolled { install_token_id: install_token.id, agent_token_id: agent_token.id },
         EventBody::HostOnline { was: Status::Unreachable },
-        EventBody::HostUnreachable { last_seen_at: Timestamp::MAX },
+        EventBody::HostUnreachable { last_seen_at: Timestamp::MAX, storm: false },
+        EventBody::HostUnreachable { last_seen_at: Timestamp::MIN, storm: true },
         EventBody::HostDeleted { name: host.name.clone() },
         EventBody::InstallTokenMinted {
             install_token_id: install_token.id,

@@ -1,6 +1,7 @@
 //! Entities for the properties: valid, plain, and different wherever two must not be the same.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin};
 use crate::clock::Timestamp;
@@ -9,10 +10,11 @@ use crate::event::{EventBody, NewEvent};
 use crate::host::{Host, HostKind, HostName, Lifecycle};
 use crate::id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageId, TenantId};
 use crate::install_token::{Binding, InstallToken, InstallTokenState};
+use crate::liveness::Pace;
 use crate::secret::TokenHash;
 use crate::store::{
     AgentTokenQuery, Aggregate, Append, Commit, Contact, Credential, Expected, HostAggregate, HostWrite, Key, Known,
-    Page, Revision, Store, StoreErrorKind,
+    Page, Revision, Store, StoreErrorKind, Sweep,
 };
 use crate::telemetry::{HostMetrics, HostReport, Report};
 use crate::{Entropy, SystemEntropy};
@@ -158,6 +160,17 @@ pub fn container(id: &str) -> Container {
 /// `report`, arriving at the moment at which it was measured.
 pub fn append(host: &Host, report: Report) -> Append {
     Append { contact: contact(host, report.recorded_at), report }
+}
+
+/// A sweep that may judge up to a hundred hosts, and to which no time since the one before is too long.
+pub fn sweep(now: Timestamp, window: Duration) -> Sweep {
+    const AGES: Duration = Duration::from_secs(1_000 * 365 * 86_400);
+    Sweep { now, pace: Pace { window, tick: AGES }, event_ids: (0..100).map(|_| event_id()).collect() }
+}
+
+/// Makes the first sweep, long ago: whatever comes after it is judged.
+pub async fn watch(store: &impl Store) {
+    store.sweep(sweep(Timestamp::MIN, Duration::from_secs(1))).await.expect("a sweep is written");
 }
 
 /// Creates a host.

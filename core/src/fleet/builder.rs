@@ -119,6 +119,7 @@ impl FleetBuilder {
             #[cfg(feature = "access-tokens")]
             access_tokens: self.issuer.map(|issuer| AccessTokens::new(issuer, &limits)),
             checked: std::sync::Mutex::default(),
+            monitor: std::sync::Mutex::default(),
             store,
             policy,
             clock,

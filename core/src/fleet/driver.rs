@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
 
+use crate::fleet::liveness::watch_silence;
 use crate::fleet::queue::{Job, Outcomes, Receiver, Slot};
 use crate::fleet::retention::prune_store;
 use crate::fleet::watch::watch_changes;
@@ -33,12 +34,12 @@ impl Timer for TokioTimer {
     }
 }
 
-/// What a fleet does by itself: it commits reports in groups, writes contacts, forgets what others cut off, and deletes
-/// what is too old.
+/// What a fleet does by itself: it commits reports in groups, writes contacts, forgets what others cut off, deletes
+/// what is too old, and finds the hosts that have fallen silent.
 ///
 /// Whoever builds a fleet spawns [`Drivers::run`]. Until it is first polled, and after it has ended or was dropped,
 /// reports and heartbeats are refused at once with `Unavailable`; they never hang. Nothing else needs it, save that
-/// without it credentials are remembered for a second only.
+/// without it credentials are remembered for a second only, and no host becomes unreachable.
 #[must_use = "without its drivers a fleet takes no reports: spawn `drivers.run(…)`"]
 pub struct Drivers {
     fleet: Arc<Inner>,
@@ -57,11 +58,12 @@ impl Drivers {
         let Self { fleet, receiver } = self;
         receiver.open();
         let shutdown = shutdown.boxed().shared();
-        future::join4(
+        future::join5(
             commit_reports(&fleet, receiver, shutdown.clone()),
             write_contacts(&fleet, &timer, shutdown.clone()),
             watch_changes(&fleet, &timer, shutdown.clone()),
-            prune_store(&fleet, &timer, shutdown),
+            prune_store(&fleet, &timer, shutdown.clone()),
+            watch_silence(&fleet, &timer, shutdown),
         )
         .await;
         // Heartbeats were taken until the last batch was committed.
@@ -168,7 +170,7 @@ async fn write_contacts(fleet: &Inner, timer: &impl Timer, shutdown: impl Future
 /// How many contacts one transaction takes.
 const CONTACTS: usize = 1_000;
 
-async fn flush_contacts(fleet: &Inner) {
+pub(super) async fn flush_contacts(fleet: &Inner) {
     let contacts: Vec<_> = fleet
         .contacts
         .take()

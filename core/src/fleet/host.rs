@@ -128,7 +128,6 @@ impl Admin<'_> {
             kind: filter.kind,
             tenant_id: filter.tenant_id,
             name_prefix: filter.q,
-            seen_before: None,
             after: parse_cursor(filter.cursor.as_deref())?,
             limit: page_size(filter.limit),
         };

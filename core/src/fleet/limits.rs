@@ -10,6 +10,7 @@ use crate::fleet::builder::BuildError;
 use crate::fleet::error::RateLimited;
 use crate::fleet::rate::KeyedLimit;
 use crate::id::{AgentTokenId, HostId};
+use crate::liveness::Pace;
 
 /// Windows, sizes and rates of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,9 @@ use crate::id::{AgentTokenId, HostId};
 pub struct Limits {
     /// After how much silence a host counts as unreachable. Default 90 s.
     pub liveness_window: Duration,
+    /// How often each replica looks for hosts that have fallen silent; at least three times a liveness window. When nobody has
+    /// for twice as long, no host is called unreachable for one window. Default 10 s.
+    pub sweep_interval: Duration,
     /// How often agents shall report; at most a third of the liveness window is asked for. Default 30 s.
     pub report_interval: Duration,
     /// How long an install token can be exchanged unless its maker says otherwise. Default 15 min.
@@ -77,6 +81,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             liveness_window: Duration::from_secs(90),
+            sweep_interval: Duration::from_secs(10),
             report_interval: Duration::from_secs(30),
             install_token_life: crate::install_token::DEFAULT_LIFE,
             body_bytes: 1 << 20,
@@ -109,9 +114,15 @@ impl Limits {
         self.report_interval.min(self.liveness_window / 3)
     }
 
+    /// How silent hosts are looked for.
+    pub(super) fn sweep_pace(&self) -> Pace {
+        Pace { window: self.liveness_window, tick: self.sweep_interval.min(self.liveness_window / 3) }
+    }
+
     pub(super) fn check(&self) -> Result<(), BuildError> {
         let rules = [
             (self.liveness_window >= Duration::from_secs(3), "the liveness window is at least 3 s"),
+            (!self.sweep_interval.is_zero(), "the sweep interval is not zero"),
             (!self.report_interval.is_zero(), "the report interval is not zero"),
             (
                 self.live_per_minute.is_none_or(|live| self.report_pace().saturating_mul(live.get()) >= MINUTE),
@@ -139,6 +150,11 @@ impl Limits {
             (
                 !self.contact_interval.is_zero() && self.contact_interval <= Duration::from_secs(5),
                 "contacts are written at least every 5 s",
+            ),
+            // Another replica sweeps meanwhile.
+            (
+                self.contact_interval <= self.liveness_window / 3,
+                "contacts are written at least three times a liveness window",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

@@ -27,6 +27,7 @@ mod gauge;
 mod host;
 mod install_token;
 mod limits;
+mod liveness;
 mod prefixes;
 mod queue;
 mod rate;
@@ -95,6 +96,8 @@ struct Inner {
     access_tokens: Option<access_token::AccessTokens>,
     /// When the store was last asked whether it works, and what it said.
     checked: Mutex<Option<(Duration, Result<(), StoreError>)>>,
+    /// What the last sweep said.
+    monitor: Mutex<Option<liveness::Said>>,
 }
 
 impl Fleet {

@@ -9,7 +9,7 @@
 //! - **Identity** (hosts, install tokens, agent tokens, events): small, guarded by a [`Revision`] an aggregate,
 //!   written by [`Store::commit`] alone.
 //! - **Contact** (presence, facts, containers, snapshots): large, written by [`Store::append`], [`Store::touch`] and
-//!   [`Store::mark_silent`], conditionally and never under the revision, so that a report never fails because an
+//!   [`Store::sweep`], conditionally and never under the revision, so that a report never fails because an
 //!   administrator was quicker.
 
 mod commit;
@@ -35,8 +35,8 @@ pub use query::{
 pub use recent::{LAST_USE_GRAIN, RecentUses};
 pub use record::{
     AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate,
-    HostPresence, HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, TenantInstallToken, Tombstone,
-    came_online, went_silent,
+    HostPresence, HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, Sweep, Swept,
+    TenantInstallToken, Tombstone, came_online, went_silent,
 };
 pub use subscription::{Change, Subscription};
 pub use visible::Visible;
@@ -159,12 +159,30 @@ pub trait Store: Send + Sync + 'static {
     /// hosts are passed over. Returns the events of hosts that came online, in any order between hosts.
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError>;
 
-    /// Makes verdicts of silence where they still hold: [`Presence::silence`] decides, inside the transaction, on what is
-    /// stored then, so that a contact made meanwhile always wins. Archived and absent hosts are passed over. Returns the
-    /// events ([`went_silent`]) of those that became unreachable, written in the same transaction.
+    /// Looks for hosts that have fallen silent, and calls them unreachable if the [`Monitor`] lets it.
     ///
+    /// To ensure correctness, in one transaction:
+    ///
+    /// - There is one monitor, read under a lock that every sweep takes, through whichever handle, and written by
+    ///   each: first as [`Monitor::default`], then as the sweep before has left it.
+    /// - Unarchived hosts that are Online are counted for [`Monitor::tick`], which decides. Archived ones never count.
+    /// - If the verdict is [`Verdict::Sweep`], as many Online hosts as there are ids, those that were silent for longest
+    ///   first or nearly so, are judged by [`Presence::silence`] on what is stored when they can no longer be changed by
+    ///   others, so that a contact made meanwhile always wins. Each that changes is told of by an event ([`went_silent`]) in the
+    ///   same transaction, so that of any number of sweeps one makes it; an archived host changes without one, and no later
+    ///   sweep comes by it again. Those told of are noted by [`Monitor::note_fallen`]. There is `more` when there was no id left
+    ///   for a host that is silent.
+    /// - `now` is the caller's, or the store's own where it has a clock of its own that is earlier: a replica whose clock
+    ///   runs ahead must not judge by it.
+    /// - The cost follows how many are silent, not how many there are: an index finds them.
+    ///
+    /// [`Monitor`]: crate::liveness::Monitor
+    /// [`Monitor::default`]: crate::liveness::Monitor
+    /// [`Monitor::tick`]: crate::liveness::Monitor::tick
+    /// [`Monitor::note_fallen`]: crate::liveness::Monitor::note_fallen
+    /// [`Verdict::Sweep`]: crate::liveness::Verdict::Sweep
     /// [`Presence::silence`]: crate::host::Presence::silence
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError>;
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError>;
 
     /// Begins to tell which agent tokens others cut off, so that caches can forget them.
     ///

@@ -55,8 +55,6 @@ pub struct HostQuery {
     pub tenant_id: Option<TenantId>,
     /// With a name that begins so, to the byte.
     pub name_prefix: Option<String>,
-    /// Heard before this time and not since; one that was never heard is not meant.
-    pub seen_before: Option<Timestamp>,
     /// Behind this one.
     pub after: Option<HostId>,
     /// At most so many; at least 1.
@@ -66,17 +64,7 @@ pub struct HostQuery {
 impl HostQuery {
     /// Every host that `scope` shows.
     pub fn new(scope: Scope, limit: usize) -> Self {
-        Self {
-            scope,
-            status: None,
-            tag: None,
-            kind: None,
-            tenant_id: None,
-            name_prefix: None,
-            seen_before: None,
-            after: None,
-            limit,
-        }
+        Self { scope, status: None, tag: None, kind: None, tenant_id: None, name_prefix: None, after: None, limit }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::event::{Event, EventBody, NewEvent};
 use crate::host::{Host, HostKind, Lifecycle, Presence};
 use crate::id::{AgentTokenId, EventId, HostId, InstallTokenId, TenantId};
 use crate::install_token::InstallToken;
+use crate::liveness::{Monitor, Pace, Verdict};
 use crate::secret::TokenHash;
 use crate::store::error::StoreError;
 use crate::telemetry::{HostFacts, Report};
@@ -183,6 +184,30 @@ pub struct Contact {
     pub event_id: EventId,
 }
 
+/// A look for hosts that have fallen silent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sweep {
+    /// The time of the call, by the clock of whoever sweeps.
+    pub now: Timestamp,
+    /// The liveness window, and how often each replica sweeps.
+    pub pace: Pace,
+    /// The identities of events to be: at most so many hosts are judged in this call; at least 1.
+    pub event_ids: Vec<EventId>,
+}
+
+/// What [`Store::sweep`](super::Store::sweep) found and did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Swept {
+    /// What the store knows of sweeps from now on.
+    pub monitor: Monitor,
+    /// Whether silent hosts were to be called unreachable.
+    pub verdict: Verdict,
+    /// The events of those that were, with their positions.
+    pub events: Vec<Event>,
+    /// Whether the ids ran out: then call again.
+    pub more: bool,
+}
+
 /// A verdict of silence on a host, to be made only if it still holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Silence {
@@ -192,8 +217,19 @@ pub struct Silence {
     pub at: Timestamp,
     /// After how much silence it counts as unreachable.
     pub window: Duration,
+    /// Whether many fell silent at once.
+    pub storm: bool,
     /// The identity of the event, should the verdict hold.
     pub event_id: EventId,
+}
+
+impl Silence {
+    /// The verdicts of a sweep on these hosts, as of `now`: on as many as it has ids of events for.
+    pub fn of_sweep(sweep: &Sweep, now: Timestamp, storm: bool, hosts: impl IntoIterator<Item = HostId>) -> Vec<Self> {
+        let window = sweep.pace.window;
+        let hosts = hosts.into_iter().zip(&sweep.event_ids);
+        hosts.map(|(host_id, event_id)| Self { host_id, at: now, window, storm, event_id: *event_id }).collect()
+    }
 }
 
 /// What is old enough to go. [`Timestamp::MIN`] keeps everything of a kind.
@@ -295,7 +331,8 @@ pub fn came_online(
     })
 }
 
-/// The event that belongs to a verdict of silence, if it changed `before` into `after`; see [`came_online`].
+/// The event that belongs to a verdict of silence on an unarchived host, if it changed `before` into `after`; see
+/// [`came_online`].
 pub fn went_silent(
     silence: &Silence,
     tenant_id: &TenantId,
@@ -311,6 +348,6 @@ pub fn went_silent(
         host_id: Some(silence.host_id),
         host_kind: Some(kind),
         actor: None,
-        body: EventBody::HostUnreachable { last_seen_at },
+        body: EventBody::HostUnreachable { last_seen_at, storm: silence.storm },
     })
 }

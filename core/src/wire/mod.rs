@@ -8,6 +8,7 @@ mod container;
 mod event;
 mod host;
 mod install_token;
+mod liveness;
 mod problem;
 mod series;
 mod telemetry;
@@ -28,6 +29,7 @@ pub use install_token::{
     ExchangeReply, ExchangeRequest, ExchangedToken, InstallTokenBody, MintInstallToken, MintedInstallToken,
     ProposedHost,
 };
+pub use liveness::{MonitorReply, MonitorStatus};
 pub use problem::Problem;
 pub use series::{ContainerBucketBody, HostBucketBody, LatestTelemetry, SeriesBody};
 pub use telemetry::{

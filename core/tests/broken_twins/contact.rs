@@ -8,7 +8,7 @@ use enlist_core::container::Container;
 use enlist_core::event::Event;
 use enlist_core::store::{
     Append, AppendOutcome, Appended, Commit, Contact, ContainerQuery, ContainerRecord, Expected, HostLookup,
-    HostRecord, HostWrite, Page, StoreError, StoreErrorKind, Write,
+    HostRecord, HostWrite, Page, StoreError, StoreErrorKind, Sweep, Swept, Write,
 };
 use enlist_core::telemetry::HostFacts;
 use enlist_core::{HostId, MemoryStore, Store};
@@ -28,15 +28,11 @@ faults! {
 
     /// The same by a sweep.
     SweepsRaiseTheRevision {
-        async fn mark_silent(
-            &self,
-            store: &MemoryStore,
-            silences: Vec<enlist_core::store::Silence>,
-        ) -> Result<Vec<Event>, StoreError> {
-            let events = store.mark_silent(silences).await?;
-            let hosts: Vec<_> = events.iter().filter_map(|event| event.event.host_id).collect();
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let swept = store.sweep(sweep).await?;
+            let hosts: Vec<_> = swept.events.iter().filter_map(|event| event.event.host_id).collect();
             raise(store, &hosts).await?;
-            Ok(events)
+            Ok(swept)
         }
     }
 
@@ -305,7 +301,7 @@ twins! {
         "query::every_read_sees_what_another_handle_wrote",
     ],
     sweeps_raise_the_revision: SweepsRaiseTheRevision => [
-        "silence::a_verdict_never_raises_the_revision",
+        "silence::a_sweep_never_raises_the_revision",
     ],
     absent_hosts_stop_a_touch: AbsentHostsStopATouch => [
         "contact::a_touch_passes_over_absent_and_archived_hosts",
@@ -337,6 +333,7 @@ twins! {
     archived_hosts_are_touched: ArchivedHostsAreHeard::taking(Taken::Touches) => [
         "contact::a_touch_passes_over_absent_and_archived_hosts",
         "contact::an_archived_host_takes_no_report",
+        "silence::only_who_is_online_falls_silent",
     ],
     handles_check_the_archive_by_memory: HandlesRememberHosts::default() => [
         "contact::a_host_archived_through_another_handle_takes_no_report",

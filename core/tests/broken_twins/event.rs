@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use enlist_core::event::{Event, EventBody};
 use enlist_core::policy::{Kinds, Scope};
-use enlist_core::store::{Append, Appended, Contact, EventQuery, Page, Silence, StoreError};
+use enlist_core::store::{Append, Appended, Contact, EventQuery, Page, StoreError, Sweep, Swept};
 use enlist_core::{MemoryStore, Store};
 
 use crate::twin::{Fault, faults, page, twins};
@@ -48,9 +48,8 @@ faults! {
 
     /// The event is written, and nobody is told of it.
     SweepsReturnNoEvents {
-        async fn mark_silent(&self, store: &MemoryStore, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            store.mark_silent(silences).await?;
-            Ok(Vec::new())
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            Ok(Swept { events: Vec::new(), ..store.sweep(sweep).await? })
         }
     }
 
@@ -120,11 +119,14 @@ twins! {
         "query::every_read_sees_what_another_handle_wrote",
         "round_trip::every_event_body",
         "silence::a_contact_brings_an_unreachable_host_back",
+        "silence::a_storm_is_held_back_and_then_told",
+        "silence::only_who_is_online_falls_silent",
         "silence::silence_beyond_the_window_is_one_event",
     ],
     silences_are_not_kept: SilencesAreNotKept => [
         "round_trip::every_event_body",
         "silence::a_contact_brings_an_unreachable_host_back",
+        "silence::a_storm_is_held_back_and_then_told",
         "silence::silence_beyond_the_window_is_one_event",
     ],
     append_returns_no_events: AppendReturnsNoEvents => [
@@ -137,8 +139,13 @@ twins! {
         "event::positions_rise_in_the_order_of_commits",
     ],
     sweeps_return_no_events: SweepsReturnNoEvents => [
-        "silence::a_verdict_passes_over_who_cannot_fall_silent",
-        "silence::a_verdict_that_no_longer_holds_changes_nothing",
+        "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+        "silence::a_storm_gathers_over_a_window",
+        "silence::a_storm_is_held_back_and_then_told",
+        "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+        "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+        "silence::an_absence_of_every_handle_suspends_verdicts",
+        "silence::only_who_is_online_falls_silent",
         "silence::silence_beyond_the_window_is_one_event",
     ],
     events_are_ordered_by_time: EventsAreOrderedByTime => [

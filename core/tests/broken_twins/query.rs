@@ -314,30 +314,6 @@ faults! {
             .await
         }
     }
-
-    /// Nothing is earlier than anything: who was never heard is counted in.
-    WhoWasNeverHeardIsSeenBefore {
-        async fn list_hosts(&self, store: &MemoryStore, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
-            let without = HostQuery { seen_before: None, ..query.clone() };
-            let before = query.seen_before;
-            filtered(store, query, without, |row| {
-                before.is_none_or(|at| row.presence.presence.last_seen_at().is_none_or(|seen| seen < at))
-            })
-            .await
-        }
-    }
-
-    /// `<=` for `<`.
-    SeenBeforeIsInclusive {
-        async fn list_hosts(&self, store: &MemoryStore, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
-            let without = HostQuery { seen_before: None, ..query.clone() };
-            let before = query.seen_before;
-            filtered(store, query, without, |row| {
-                before.is_none_or(|at| row.presence.presence.last_seen_at().is_some_and(|seen| seen <= at))
-            })
-            .await
-        }
-    }
 }
 
 twins! {
@@ -428,11 +404,5 @@ twins! {
     ],
     tags_are_found_by_their_beginning: TagsAreFoundByTheirBeginning => [
         "query::hosts_are_filtered_by_tag_kind_and_tenant",
-    ],
-    who_was_never_heard_is_seen_before: WhoWasNeverHeardIsSeenBefore => [
-        "silence::hosts_are_found_by_when_they_were_heard",
-    ],
-    seen_before_is_inclusive: SeenBeforeIsInclusive => [
-        "silence::hosts_are_found_by_when_they_were_heard",
     ],
 }

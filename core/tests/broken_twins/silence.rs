@@ -5,16 +5,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use enlist_core::event::Event;
+use enlist_core::conformance::sample;
+use enlist_core::event::{Event, EventBody};
 use enlist_core::host::Presence;
+use enlist_core::liveness::{Monitor, Seen, Verdict};
 use enlist_core::store::{
-    Append, Appended, Commit, Contact, HostLookup, HostRecord, Silence, StoreError, StoreErrorKind, went_silent,
+    Append, Appended, Commit, Contact, EventQuery, HostLookup, HostRecord, Page, Silence, StoreError, Sweep, Swept,
+    went_silent,
 };
 use enlist_core::{HostId, MemoryStore, Store, Timestamp};
 
-use crate::twin::{Fault, faults, record, twins};
+use crate::twin::{Fault, all_hosts, faults, record, twins};
 
-/// A handle judges by the contacts that it saw itself, and then marks, whatever was written meanwhile.
+/// A handle judges by the contacts that it saw itself, whatever was written meanwhile.
 #[derive(Default)]
 struct SweepsJudgeByMemory(Mutex<HashMap<HostId, Timestamp>>);
 
@@ -29,106 +32,203 @@ impl Fault for SweepsJudgeByMemory {
         }
         store.touch(contacts).await
     }
-    async fn mark_silent(&self, store: &MemoryStore, mut silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        for silence in &mut silences {
-            let heard = self.0.lock().unwrap().get(&silence.host_id).copied();
-            if heard.is_some_and(|heard| silence.at.saturating_since(heard) > silence.window) {
-                silence.window = Duration::ZERO;
+    async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+        let silent_before = sweep.pace.silent_before(sweep.now);
+        let mut missed = Vec::new();
+        for host in online(store).await {
+            let heard = self.0.lock().unwrap().get(&host.host.id).copied();
+            if heard.is_some_and(|heard| heard < silent_before) {
+                missed.push(host);
             }
         }
-        store.mark_silent(silences).await
+        let mut swept = store.sweep(sweep.clone()).await?;
+        for host in missed.into_iter().filter(|host| !host.host.is_archived()) {
+            let is_told = swept.events.iter().any(|event| event.event.host_id == Some(host.host.id));
+            if !is_told && matches!(swept.verdict, Verdict::Sweep { .. }) {
+                swept.events.extend(tell(store, &sweep, host).await?);
+            }
+        }
+        Ok(swept)
     }
 }
 
+/// A handle has a monitor of its own.
+#[derive(Default)]
+struct EachHandleHasItsMonitor(Mutex<Monitor>);
+
+#[async_trait]
+impl Fault for EachHandleHasItsMonitor {
+    fn of_another_handle(&self) -> Option<Arc<dyn Fault>> {
+        Some(Arc::new(Self::default()))
+    }
+    async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+        let (monitor, verdict) = self.0.lock().unwrap().clone().tick(sweep.now, sweep.pace, NOBODY);
+        *self.0.lock().unwrap() = monitor.clone();
+        if matches!(verdict, Verdict::Suspended { .. }) {
+            return Ok(Swept { monitor, verdict, events: Vec::new(), more: false });
+        }
+        store.sweep(sweep).await
+    }
+}
+
+const NOBODY: Seen = Seen { silent: 0, heard: 0 };
+
+async fn online(store: &MemoryStore) -> Vec<HostRecord> {
+    let hosts = all_hosts(store).await.into_iter();
+    hosts.filter(|host| matches!(host.presence.presence, Presence::Online { .. })).collect()
+}
+
+/// Who is online, of those that are archived or of those that are not.
+async fn seen(store: &MemoryStore, sweep: &Sweep, archived: bool) -> Seen {
+    let silent_before = sweep.pace.silent_before(sweep.now);
+    let hosts = online(store).await.into_iter().filter(|host| host.host.is_archived() == archived);
+    let (silent, heard): (Vec<_>, Vec<_>) =
+        hosts.partition(|host| host.presence.presence.last_seen_at() < Some(silent_before));
+    Seen { silent: silent.len() as u64, heard: heard.len() as u64 }
+}
+
 /// Writes the event of a verdict that does not hold.
-async fn tell(
-    store: &MemoryStore,
-    silence: &Silence,
-    of: HostRecord,
-    before: Presence,
-) -> Result<Vec<Event>, StoreError> {
-    let after = Presence::Unreachable { last_seen_at: silence.at, since: silence.at };
-    let event = went_silent(silence, &of.host.tenant_id, of.host.kind, before, after);
+async fn tell(store: &MemoryStore, sweep: &Sweep, of: HostRecord) -> Result<Vec<Event>, StoreError> {
+    let last_seen_at = of.presence.presence.last_seen_at().unwrap_or(sweep.now);
+    let silence = Silence::of_sweep(sweep, sweep.now, false, [of.host.id]).remove(0);
+    let (before, after) = (Presence::Online { last_seen_at }, Presence::Unreachable { last_seen_at, since: sweep.now });
+    let event = went_silent(&silence, &of.host.tenant_id, of.host.kind, before, after);
     store.commit(Commit { writes: Vec::new(), events: event.into_iter().collect() }).await
 }
 
 faults! {
     /// Who is unreachable already is told of again.
     SweepsTellTwice {
-        async fn mark_silent(&self, store: &MemoryStore, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            let mut events = Vec::new();
-            for silence in silences {
-                let before = record(store, silence.host_id).await;
-                events.extend(store.mark_silent(vec![silence.clone()]).await?);
-                if let Some(host) = before
-                    && let Presence::Unreachable { last_seen_at, .. } = host.presence.presence
-                {
-                    events.extend(tell(store, &silence, host, Presence::Online { last_seen_at }).await?);
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let before = all_hosts(store).await;
+            let mut swept = store.sweep(sweep.clone()).await?;
+            for host in before.into_iter().filter(|host| !host.host.is_archived()) {
+                if let Presence::Unreachable { .. } = host.presence.presence {
+                    swept.events.extend(tell(store, &sweep, host).await?);
                 }
             }
-            Ok(events)
+            Ok(swept)
         }
     }
 
     /// Out of service, and missed all the same.
     ArchivedHostsFallSilent {
-        async fn mark_silent(&self, store: &MemoryStore, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            let mut events = store.mark_silent(silences.clone()).await?;
-            for silence in silences {
-                if let Some(host) = record(store, silence.host_id).await.filter(|record| record.host.is_archived()) {
-                    let presence = host.presence.presence;
-                    events.extend(tell(store, &silence, host, presence).await?);
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let before = online(store).await;
+            let mut swept = store.sweep(sweep.clone()).await?;
+            for host in before.into_iter().filter(|host| host.host.is_archived()) {
+                let after = record(store, host.host.id).await.expect("it was there").presence.presence;
+                if matches!(after, Presence::Unreachable { .. }) {
+                    swept.events.extend(tell(store, &sweep, host).await?);
                 }
             }
-            Ok(events)
+            Ok(swept)
         }
     }
 
     /// A host that was never heard falls silent.
     PendingHostsFallSilent {
-        async fn mark_silent(&self, store: &MemoryStore, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            let mut events = store.mark_silent(silences.clone()).await?;
-            for silence in silences {
-                if let Some(host) = record(store, silence.host_id).await
-                    && host.presence.presence == Presence::Pending
-                {
-                    events.extend(tell(store, &silence, host, Presence::Online { last_seen_at: silence.at }).await?);
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let mut swept = store.sweep(sweep.clone()).await?;
+            for host in all_hosts(store).await {
+                if swept.events.len() == 1 && host.presence.presence == Presence::Pending {
+                    swept.events.extend(tell(store, &sweep, host).await?);
                 }
             }
-            Ok(events)
-        }
-    }
-
-    /// One that is absent is an error for all.
-    AbsentHostsStopASweep {
-        async fn mark_silent(&self, store: &MemoryStore, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            for silence in &silences {
-                if record(store, silence.host_id).await.is_none() {
-                    return Err(StoreErrorKind::Invalid.into());
-                }
-            }
-            store.mark_silent(silences).await
+            Ok(swept)
         }
     }
 
     /// `>=` for `>`.
     ExactlyTheWindowIsTooLong {
-        async fn mark_silent(&self, store: &MemoryStore, mut silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            for silence in &mut silences {
-                silence.window = silence.window.saturating_sub(Duration::from_micros(1));
+        async fn sweep(&self, store: &MemoryStore, mut sweep: Sweep) -> Result<Swept, StoreError> {
+            let silent_before = sweep.pace.silent_before(sweep.now);
+            if online(store).await.iter().any(|host| host.presence.presence.last_seen_at() == Some(silent_before)) {
+                sweep.pace.window = sweep.pace.window.saturating_sub(Duration::from_micros(1));
             }
-            store.mark_silent(silences).await
+            store.sweep(sweep).await
         }
     }
 
     /// Whole seconds are compared.
     TheWindowIsCountedInSeconds {
-        async fn mark_silent(&self, store: &MemoryStore, mut silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-            for silence in &mut silences {
-                let whole = silence.at.unix_micros().div_euclid(1_000_000) * 1_000_000;
-                silence.at = Timestamp::from_unix_micros(whole).unwrap_or(silence.at);
+        async fn sweep(&self, store: &MemoryStore, mut sweep: Sweep) -> Result<Swept, StoreError> {
+            let whole = sweep.now.unix_micros().div_euclid(1_000_000) * 1_000_000;
+            sweep.now = Timestamp::from_unix_micros(whole).unwrap_or(sweep.now);
+            store.sweep(sweep).await
+        }
+    }
+
+    /// Whoever is silent is judged, however many they are.
+    SweepsAreUnbounded {
+        async fn sweep(&self, store: &MemoryStore, mut sweep: Sweep) -> Result<Swept, StoreError> {
+            sweep.event_ids.extend((0..100).map(|_| sample::event_id()));
+            store.sweep(sweep).await
+        }
+    }
+
+    /// A call that found as many as it had ids for says that there are more.
+    AFullSweepSaysMore {
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let limit = sweep.event_ids.len();
+            let swept = store.sweep(sweep).await?;
+            Ok(Swept { more: swept.more || swept.events.len() == limit, ..swept })
+        }
+    }
+
+    /// Absences are not noticed.
+    AbsencesAreNotNoticed {
+        async fn sweep(&self, store: &MemoryStore, mut sweep: Sweep) -> Result<Swept, StoreError> {
+            sweep.pace.tick = Duration::MAX;
+            store.sweep(sweep).await
+        }
+    }
+
+    /// An event does not say that there was a storm.
+    StormsAreNotTold {
+        async fn list_events(&self, store: &MemoryStore, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+            let mut page = store.list_events(query).await?;
+            for event in &mut page.items {
+                if let EventBody::HostUnreachable { storm, last_seen_at } = &mut event.event.body {
+                    *storm = *last_seen_at == Timestamp::MIN;
+                }
             }
-            store.mark_silent(silences).await
+            Ok(page)
+        }
+    }
+
+    /// Archived hosts that are silent count as fallen.
+    ArchivedHostsCountAsFallen {
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let (ours, archived) = (seen(store, &sweep, false).await, seen(store, &sweep, true).await);
+            let is_storm = ours.silent + archived.silent >= ours.heard.max(5);
+            let verdict = Verdict::Holding { since: sweep.now, until: sweep.now };
+            let swept = store.sweep(sweep).await?;
+            let is_made = swept.verdict == Verdict::Sweep { storm: false } && archived.silent > 0;
+            Ok(if is_made && is_storm { Swept { verdict, ..swept } } else { swept })
+        }
+    }
+
+    /// Archived hosts that were heard of late count as left.
+    ArchivedHostsCountAsLeft {
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let (ours, archived) = (seen(store, &sweep, false).await, seen(store, &sweep, true).await);
+            let swept = store.sweep(sweep).await?;
+            let is_held = matches!(swept.verdict, Verdict::Holding { .. });
+            let is_storm = ours.silent >= ours.heard + archived.heard;
+            let verdict = if is_held && !is_storm { Verdict::Sweep { storm: false } } else { swept.verdict };
+            Ok(Swept { verdict, ..swept })
+        }
+    }
+
+    /// Who fell in an earlier sweep does not count.
+    FallsAreForgotten {
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let ours = seen(store, &sweep, false).await;
+            let swept = store.sweep(sweep).await?;
+            let is_held = matches!(swept.verdict, Verdict::Holding { .. });
+            let verdict = if is_held && ours.silent < 5 { Verdict::Sweep { storm: false } } else { swept.verdict };
+            Ok(Swept { verdict, ..swept })
         }
     }
 }
@@ -192,12 +292,12 @@ impl Fault for ShowsPresence {
         }
         store.touch(contacts).await
     }
-    async fn mark_silent(&self, store: &MemoryStore, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        let events = store.mark_silent(silences).await?;
-        for event in &events {
+    async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+        let swept = store.sweep(sweep).await?;
+        for event in &swept.events {
             self.1.lock().unwrap().retain(|id, _| event.event.host_id != Some(*id));
         }
-        Ok(events)
+        Ok(swept)
     }
     async fn find_host(&self, store: &MemoryStore, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
         let mut found = store.find_host(lookup).await?;
@@ -212,29 +312,64 @@ impl Fault for ShowsPresence {
 
 twins! {
     sweeps_judge_by_memory: SweepsJudgeByMemory::default() => [
-        "silence::a_verdict_that_no_longer_holds_changes_nothing",
+        "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+        "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+    ],
+    each_handle_has_its_monitor: EachHandleHasItsMonitor::default() => [
+        "silence::a_contact_brings_an_unreachable_host_back",
+        "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+        "silence::a_storm_gathers_over_a_window",
+        "silence::a_storm_is_held_back_and_then_told",
+        "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+        "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+        "silence::a_sweep_never_raises_the_revision",
+        "silence::an_absence_of_every_handle_suspends_verdicts",
+        "silence::only_who_is_online_falls_silent",
+        "silence::silence_beyond_the_window_is_one_event",
     ],
     sweeps_tell_twice: SweepsTellTwice => [
+        "silence::a_storm_gathers_over_a_window",
+        "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+        "silence::an_absence_of_every_handle_suspends_verdicts",
         "silence::silence_beyond_the_window_is_one_event",
     ],
     archived_hosts_fall_silent: ArchivedHostsFallSilent => [
-        "silence::a_verdict_passes_over_who_cannot_fall_silent",
+        "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+        "silence::only_who_is_online_falls_silent",
     ],
     pending_hosts_fall_silent: PendingHostsFallSilent => [
-        "silence::a_verdict_passes_over_who_cannot_fall_silent",
-    ],
-    absent_hosts_stop_a_sweep: AbsentHostsStopASweep => [
-        "deletion::a_deleted_host_takes_no_report",
-        "silence::a_verdict_passes_over_who_cannot_fall_silent",
+        "silence::only_who_is_online_falls_silent",
     ],
     exactly_the_window_is_too_long: ExactlyTheWindowIsTooLong => [
-        "silence::a_verdict_that_no_longer_holds_changes_nothing",
+        "silence::a_contact_through_another_handle_counts_to_the_microsecond",
     ],
     the_window_is_counted_in_seconds: TheWindowIsCountedInSeconds => [
-        "silence::a_verdict_that_no_longer_holds_changes_nothing",
+        "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+    ],
+    sweeps_are_unbounded: SweepsAreUnbounded => [
+        "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+    ],
+    a_full_sweep_says_more: AFullSweepSaysMore => [
+        "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+    ],
+    absences_are_not_noticed: AbsencesAreNotNoticed => [
+        "silence::an_absence_of_every_handle_suspends_verdicts",
+    ],
+    storms_are_not_told: StormsAreNotTold => [
+        "silence::a_storm_is_held_back_and_then_told",
+    ],
+    archived_hosts_count_as_fallen: ArchivedHostsCountAsFallen => [
+        "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+    ],
+    archived_hosts_count_as_left: ArchivedHostsCountAsLeft => [
+        "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+    ],
+    falls_are_forgotten: FallsAreForgotten => [
+        "silence::a_storm_gathers_over_a_window",
     ],
     last_seen_goes_back: ShowsPresence::of(Shown::LastContact) => [
         "contact::last_seen_never_goes_back",
+        "silence::only_who_is_online_falls_silent",
     ],
     silence_outlives_touches: ShowsPresence::of(Shown::SilenceOutlivesTouches) => [
         "silence::a_contact_brings_an_unreachable_host_back",

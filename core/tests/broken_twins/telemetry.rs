@@ -466,6 +466,7 @@ twins! {
         "prune::reports_stay_whole_when_their_containers_go",
         "telemetry::an_older_report_is_read_with_containers_that_only_it_names",
         "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
+        "telemetry::reports_come_with_the_containers_that_were_asked_for",
     ],
     numbers_are_joined_to_containers_that_are_listed: NumbersAreJoinedToTheListed { removed: true } => [
         "contact::an_older_report_adds_its_snapshot_and_nothing_else",

@@ -12,7 +12,7 @@ use enlist_core::policy::Scope;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
     EventQuery, Expected, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
-    Revision, Silence, StoreError, StoreErrorKind, Subscription, TelemetryQuery, Write,
+    Revision, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery, Write,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, MemoryStore, Store, Timestamp};
@@ -56,7 +56,7 @@ verbs! {
     list_events(query: &EventQuery) -> Page<Event>;
     append(reports: Vec<Append>) -> Appended;
     touch(contacts: Vec<Contact>) -> Vec<Event>;
-    mark_silent(silences: Vec<Silence>) -> Vec<Event>;
+    sweep(sweep: Sweep) -> Swept;
     subscribe() -> Option<Box<dyn Subscription>>;
     prune(prune: &Prune) -> Pruned;
     list_containers(query: &ContainerQuery) -> Page<ContainerRecord>;

@@ -7,6 +7,7 @@ mod catch_up;
 mod exchange;
 mod ingest;
 mod limits;
+mod liveness;
 #[cfg(feature = "access-tokens")]
 mod refresh;
 mod retention;

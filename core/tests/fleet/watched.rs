@@ -11,7 +11,7 @@ use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Change, Commit, Contact,
     ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known,
-    Page, Prune, Pruned, Silence, StoreError, StoreErrorKind, Subscription, TelemetryQuery,
+    Page, Prune, Pruned, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{MemoryStore, Store, Timestamp, TokenHash};
@@ -140,8 +140,8 @@ impl Store for Watched {
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         self.inner.touch(contacts).await
     }
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        self.inner.mark_silent(silences).await
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        self.inner.sweep(sweep).await
     }
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
         if self.mute.load(SeqCst) {

@@ -1,4 +1,4 @@
-//! Reports, heartbeats and silence: conditional, and never under the revision.
+//! Reports and heartbeats: conditional, and never under the revision.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -7,17 +7,16 @@ use enlist_core::container::Container;
 use enlist_core::event::{Event, NewEvent};
 use enlist_core::host::Host;
 use enlist_core::store::{
-    Append, AppendOutcome, Appended, Contact, ContainerQuery, ContainerRecord, Page, Silence, TelemetryQuery,
-    came_online, went_silent,
+    Append, AppendOutcome, Appended, Contact, ContainerQuery, ContainerRecord, Page, TelemetryQuery, came_online,
 };
 use enlist_core::telemetry::{HostSnapshot, Report};
 use enlist_core::{HostId, Timestamp};
 use redb::ReadableTable;
 
 use crate::error::Failure;
-use crate::event;
 use crate::record::{ContainerRow, HostRow, PresenceRow, SnapshotRow, decode, encode};
 use crate::schema::{AsKey, Reader, Writer, get, number, page, put};
+use crate::{event, liveness};
 
 impl PresenceRow {
     fn contact(&mut self, contact: &Contact, host: &Host) -> Option<NewEvent> {
@@ -58,7 +57,9 @@ fn append_one(
     let rows = if newest { containers_of(&tables.containers, id)? } else { Vec::new() };
 
     note_use(tables, contact)?;
+    let before = presence.shown.presence;
     events.extend(presence.contact(contact, &host));
+    liveness::note(tables, id, before, presence.shown.presence)?;
     let outcome = match stored.map(HostSnapshot::from) {
         Some(stored) if stored.repeats(&report) => AppendOutcome::Duplicate,
         Some(_) => AppendOutcome::Conflict,
@@ -139,22 +140,9 @@ pub(crate) fn touch(tables: &mut Writer<'_>, contacts: &[Contact]) -> Result<Vec
         let visited = visit(tables, contact.host_id)?;
         let Some((host, mut presence)) = visited.filter(|(host, _)| !host.is_archived()) else { continue };
         note_use(tables, contact)?;
-        events.extend(presence.contact(contact, &host));
-        put(&mut tables.presence, host.id.key(), &presence)?;
-    }
-    event::append(tables, events)
-}
-
-/// `mark_silent`.
-pub(crate) fn mark_silent(tables: &mut Writer<'_>, silences: &[Silence]) -> Result<Vec<Event>, Failure> {
-    let mut events = Vec::new();
-    for silence in silences {
-        let visited = visit(tables, silence.host_id)?;
-        let Some((host, mut presence)) = visited.filter(|(host, _)| !host.is_archived()) else { continue };
         let before = presence.shown.presence;
-        let after = before.silence(silence.at, silence.window);
-        presence.shown.presence = after;
-        events.extend(went_silent(silence, &host.tenant_id, host.kind, before, after));
+        events.extend(presence.contact(contact, &host));
+        liveness::note(tables, host.id.key(), before, presence.shown.presence)?;
         put(&mut tables.presence, host.id.key(), &presence)?;
     }
     event::append(tables, events)

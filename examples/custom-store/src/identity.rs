@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use enlist_core::agent_token::{AgentToken, AgentTokenState};
 use enlist_core::event::Event;
-use enlist_core::host::{Host, Status};
+use enlist_core::host::{Host, Presence, Status};
 use enlist_core::install_token::{Binding, InstallToken, InstallTokenState};
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Credential, Expected, HostAggregate, HostLookup,
@@ -16,9 +16,9 @@ use enlist_core::{HostId, Timestamp, TokenHash};
 use redb::ReadableTable;
 
 use crate::error::Failure;
-use crate::event;
 use crate::record::{AgentTokenRow, HostRow, InstallTokenRow, PresenceRow, TombstoneRow, decode};
 use crate::schema::{AsKey, Reader, Writer, all_of, behind, claim, get, number, owned, page, put};
+use crate::{event, liveness};
 
 /// A row that another one speaks of is not there.
 const MISSING: Failure = Failure::Record("a row that is missing");
@@ -101,8 +101,7 @@ pub(crate) fn list(tables: &Reader, query: &HostQuery) -> Result<Page<HostRecord
             && query.tag.as_ref().is_none_or(|tag| host.tags.contains(tag))
             && query.kind.is_none_or(|kind| kind == host.kind)
             && query.tenant_id.as_ref().is_none_or(|tenant| *tenant == host.tenant_id)
-            && query.name_prefix.as_ref().is_none_or(|prefix| host.name.as_str().starts_with(prefix))
-            && query.seen_before.is_none_or(|at| presence.last_seen_at().is_some_and(|seen| seen < at));
+            && query.name_prefix.as_ref().is_none_or(|prefix| host.name.as_str().starts_with(prefix));
         Ok(wanted.then_some(record))
     });
     page(hosts.filter_map(Result::transpose), query.limit)
@@ -296,6 +295,8 @@ fn delete_host(tables: &mut Writer<'_>, host_id: HostId, deleted_at: Timestamp) 
     let HostRow { host, .. } = get(&tables.hosts, id)?.ok_or(MISSING)?;
     give_free(tables, &host)?;
     tables.hosts.remove(id)?;
+    let presence: PresenceRow = get(&tables.presence, id)?.ok_or(MISSING)?;
+    liveness::note(tables, id, presence.shown.presence, Presence::Pending)?;
     tables.presence.remove(id)?;
     tables.deleted.insert(id, ())?;
     for InstallTokenRow { token, .. } in all_of(&tables.install_tokens, id)? {

@@ -14,7 +14,7 @@
 //!
 //! - `schema.rs`: the tables, and what each row is found by;
 //! - `store.rs`: transactions on threads that may block, and every method of the contract;
-//! - `identity.rs`: aggregates, guards, uniqueness; `contact.rs`: reports, heartbeats, silence;
+//! - `identity.rs`: aggregates, guards, uniqueness; `contact.rs`: reports, heartbeats; `liveness.rs`: silence;
 //! - `prune.rs`, `event.rs`, `subscription.rs`: what is old, what happened, who is told;
 //! - `record.rs`: core's entities as JSON, field by field.
 //!
@@ -33,6 +33,7 @@ mod contact;
 mod error;
 mod event;
 mod identity;
+mod liveness;
 mod prune;
 mod record;
 mod schema;

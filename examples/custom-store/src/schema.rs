@@ -49,6 +49,10 @@ tables! {
     hosts: u128 => Json,
     /// `PresenceRow` by the host.
     presence: u128 => Json,
+    /// Hosts that are online, by when they were heard last.
+    online: (i64, u128) => (),
+    /// `Monitor`, under a key of its own.
+    monitor: &'static str => Json,
     /// Unarchived hosts by tenant and name.
     names: (&'static str, &'static str) => u128,
     /// Hosts by tenant and external id.

@@ -9,8 +9,8 @@ use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence, Store,
-    StoreError, StoreErrorKind, Subscription, TelemetryQuery,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Store,
+    StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -18,7 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use crate::error::Failure;
 use crate::schema::{Reader, Writer};
 use crate::subscription::Subscribers;
-use crate::{contact, event, identity, prune};
+use crate::{contact, event, identity, liveness, prune};
 
 /// The layout that this version reads and writes.
 const LAYOUT: u64 = 1;
@@ -163,8 +163,8 @@ impl Store for RedbStore {
         self.write(move |tables| contact::touch(tables, &contacts)).await
     }
 
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        self.write(move |tables| contact::mark_silent(tables, &silences)).await
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        self.write(move |tables| liveness::sweep(tables, &sweep)).await
     }
 
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {

@@ -87,6 +87,10 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_ACCESS_TOKEN_LIFE", default_value = "10m", value_parser = humantime::parse_duration)]
     pub access_token_life: Duration,
 
+    /// After how much silence a host is unreachable; at least 3 seconds.
+    #[arg(long, env = "ENLIST_LIVENESS_WINDOW", default_value = "90s", value_parser = humantime::parse_duration)]
+    pub liveness_window: Duration,
+
     /// How often agents shall report; at most a third of the liveness window is asked for.
     #[arg(long, env = "ENLIST_REPORT_INTERVAL", default_value = "30s", value_parser = humantime::parse_duration)]
     pub report_interval: Duration,
@@ -144,6 +148,7 @@ fn connections(text: &str) -> Result<u32, String> {
 impl ServeArgs {
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
+        limits.liveness_window = self.liveness_window;
         limits.report_interval = self.report_interval;
         limits.telemetry_retention = self.telemetry_retention;
         limits.event_retention = self.event_retention;

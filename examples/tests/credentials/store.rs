@@ -7,8 +7,8 @@ use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Silence,
-    StoreError, StoreErrorKind, Subscription, TelemetryQuery,
+    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, StoreError,
+    StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{Store, TokenHash};
@@ -63,8 +63,8 @@ impl Store for Killable {
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         self.inner.touch(contacts).await
     }
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        self.inner.mark_silent(silences).await
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        self.inner.sweep(sweep).await
     }
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {
         self.inner.subscribe().await

@@ -10,7 +10,7 @@ use enlist_core::conformance::sample::{self, at};
 use enlist_core::fleet::{AuthenticateError, EnrolError, Limits, TokioTimer};
 use enlist_core::policy::Actor;
 use enlist_core::secret::Prefix;
-use enlist_core::store::{Aggregate, Commit, Contact, HostAggregate, HostWrite, Key, Silence, Store, StoreErrorKind};
+use enlist_core::store::{Aggregate, Commit, Contact, HostAggregate, HostWrite, Key, Store, StoreErrorKind};
 use enlist_core::wire::ExchangeRequest;
 use enlist_core::{AgentTokenId, Clock, Entropy, Fleet, HostId, PlainToken, SystemClock, SystemEntropy, TokenHash};
 use enlist_storage_postgres::PgStore;
@@ -27,8 +27,8 @@ enum Order {
     Rotate { hosts: Vec<HostId>, steps: usize },
     /// Heartbeats of these hosts, so many rounds.
     Beat { hosts: Vec<HostId>, rounds: i64 },
-    /// Verdicts of silence on these hosts, so many rounds.
-    Sweep { hosts: Vec<HostId>, rounds: i64 },
+    /// Sweeps, so many rounds.
+    Sweep { rounds: i64 },
     /// Authenticate until refused.
     Watch { agent_token: String },
     /// Revoke.
@@ -61,7 +61,7 @@ async fn serve(url: &str) {
             Order::Exchange { install_tokens, times } => exchange(&fleet, install_tokens, times).await,
             Order::Rotate { hosts, steps } => rotate(&store, &hosts, steps).await,
             Order::Beat { hosts, rounds } => beat(&store, &hosts, rounds).await,
-            Order::Sweep { hosts, rounds } => sweep(&store, &hosts, rounds).await,
+            Order::Sweep { rounds } => sweep(&store, rounds).await,
             Order::Watch { agent_token } => watch(&fleet, &agent_token).await,
             Order::Revoke { host_id, token_id } => {
                 let admin = Actor::operator(sample::actor());
@@ -173,17 +173,12 @@ async fn beat(store: &PgStore, hosts: &[HostId], rounds: i64) -> Value {
     json!(told)
 }
 
-/// Verdicts as of a little after each heartbeat's window; how many events came of them.
-async fn sweep(store: &PgStore, hosts: &[HostId], rounds: i64) -> Value {
+/// Sweeps as of a little after each heartbeat's window; how many events came of them.
+async fn sweep(store: &PgStore, rounds: i64) -> Value {
     let mut told = 0;
     for round in 0..rounds {
-        let silence = |host_id: &HostId| Silence {
-            host_id: *host_id,
-            at: at(200 * round + 200),
-            window: Duration::from_secs(90),
-            event_id: sample::event_id(),
-        };
-        told += store.mark_silent(hosts.iter().map(silence).collect()).await.expect("it is written").len();
+        let sweep = sample::sweep(at(200 * round + 200), Duration::from_secs(90));
+        told += store.sweep(sweep).await.expect("it is written").events.len();
     }
     json!(told)
 }

@@ -74,9 +74,17 @@ END;
 
 -- Silence -----------------------------------------------------------------------------------------------------------
 
--- Finds the few hosts that were not heard of late among all that were, several times a minute. It costs each report two
--- small writes to pages that a group of reports shares.
-CREATE INDEX host_presence_last_seen ON host_presence (last_seen_at);
+-- Finds the few hosts that are online and were not heard of late among all that were, several times a minute. It costs
+-- each report two small writes to pages that a group of reports shares. Those that fell are not in it: they may stay for years.
+CREATE INDEX host_presence_online ON host_presence (last_seen_at) WHERE presence = 'online';
+-- What is counted of it when many fall at once: how long ago they did is the monitor's to remember.
+CREATE TABLE monitor (
+    -- One row, ever.
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    -- As `enlist_core::liveness::Monitor` writes it.
+    state TEXT NOT NULL CHECK (json_valid(state))
+) STRICT;
+INSERT INTO monitor (id, state) VALUES (1, '{}');
 
 -- Age ---------------------------------------------------------------------------------------------------------------
 

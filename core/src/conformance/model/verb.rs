@@ -14,10 +14,11 @@ use crate::event::{EventBody, NewEvent};
 use crate::host::{ExternalId, Host};
 use crate::id::{HostId, LineageId};
 use crate::install_token::{Claim, Exchange, InstallToken};
+use crate::liveness;
 use crate::secret::TokenHash;
 use crate::store::{
     Aggregate, Append, AppendOutcome, Commit, Contact, Expected, HostWrite, Key, Presented, Prune, Revision, Silence,
-    Store, Write,
+    Store, Swept, Write,
 };
 use crate::telemetry::{HostFacts, HostReport, Report};
 
@@ -399,15 +400,50 @@ impl World {
         self.tokens_agree(store, host.id).await
     }
 
+    /// Sweeps until the store's monitor lets it, since other sequences have hosts there too; then until nobody is left.
     async fn silence(&mut self, store: &impl Store, window: Duration) -> Agreement {
-        let (mut verdicts, mut events) = (Vec::new(), Vec::new());
-        for host in &self.all_hosts {
-            let silence = Silence { host_id: host.id, at: self.now, window, event_id: sample::event_id() };
-            events.extend(self.hosts.get_mut(&host.id).and_then(|entry| entry.judge(&silence)));
-            verdicts.push(silence);
+        loop {
+            let swept = store.sweep(sample::sweep(self.now, window)).await?;
+            match swept.verdict {
+                liveness::Verdict::Sweep { storm } => {
+                    self.fall(&swept, window, storm)?;
+                    if !swept.more {
+                        return self.nobody_is_silent(window);
+                    }
+                }
+                liveness::Verdict::Suspended { until, .. } | liveness::Verdict::Holding { until, .. } => {
+                    if until <= self.now {
+                        return Err(Disagreement(format!("held back until {until}, which is not to come")));
+                    }
+                    self.now = until;
+                }
+            }
         }
-        let written = store.mark_silent(verdicts).await?;
-        self.tell_unordered(&written, events)
+    }
+
+    /// Whom a sweep told of has to have been silent.
+    fn fall(&mut self, swept: &Swept, window: Duration, storm: bool) -> Agreement {
+        let own = swept.events.iter().filter(|event| event.event.tenant_id == self.tenant);
+        let written: Vec<_> = own.cloned().collect();
+        let mut events = Vec::new();
+        for event in &written {
+            let Some(host_id) = event.event.host_id else { continue };
+            let silence = Silence { host_id, at: self.now, window, storm, event_id: event.event.id };
+            events.extend(self.hosts.get_mut(&host_id).and_then(|entry| entry.judge(&silence)));
+        }
+        self.tell(&written, events)
+    }
+
+    /// Nobody may be left whom it should have told of. Archived hosts fall without a word.
+    fn nobody_is_silent(&mut self, window: Duration) -> Agreement {
+        for (host_id, entry) in &mut self.hosts {
+            let at = self.now;
+            let silence = Silence { host_id: *host_id, at, window, storm: false, event_id: sample::event_id() };
+            if entry.judge(&silence).is_some() {
+                return Err(Disagreement(format!("host {host_id} is silent, and no sweep said so")));
+            }
+        }
+        Ok(())
     }
 
     async fn prune(&mut self, store: &impl Store, what: Old, age: Duration) -> Agreement {

@@ -118,14 +118,12 @@ impl Inhabitant {
         came_online(contact, &self.host.tenant_id, self.host.kind, before, self.presence)
     }
 
-    /// Makes a verdict of silence, if it holds; the event that has to come of it. Archived hosts are passed over.
+    /// Makes a verdict of silence, if it holds; the event that has to come of it. Archived hosts fall without one.
     pub(super) fn judge(&mut self, silence: &Silence) -> Option<NewEvent> {
-        if self.host.is_archived() {
-            return None;
-        }
         let before = self.presence;
         self.presence = before.silence(silence.at, silence.window);
-        went_silent(silence, &self.host.tenant_id, self.host.kind, before, self.presence)
+        let event = went_silent(silence, &self.host.tenant_id, self.host.kind, before, self.presence);
+        event.filter(|_| !self.host.is_archived())
     }
 
     /// Takes a report that is not stored yet.

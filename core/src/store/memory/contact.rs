@@ -4,7 +4,11 @@ use super::{HostEntry, State};
 use crate::clock::Timestamp;
 use crate::container::Container;
 use crate::event::{Event, NewEvent};
-use crate::store::{Append, AppendOutcome, Appended, Contact, ContainerRecord, Silence, came_online, went_silent};
+use crate::host::Presence;
+use crate::liveness::{Seen, Verdict};
+use crate::store::{
+    Append, AppendOutcome, Appended, Contact, ContainerRecord, Silence, Sweep, Swept, came_online, went_silent,
+};
 use crate::telemetry::{HostSnapshot, Report};
 
 impl State {
@@ -46,17 +50,39 @@ impl State {
         }
     }
 
-    pub(super) fn mark_silent(&mut self, silences: Vec<Silence>) -> Vec<Event> {
+    pub(super) fn sweep(&mut self, sweep: &Sweep) -> Swept {
+        let Sweep { now, pace, .. } = *sweep;
+        let silent_before = pace.silent_before(now);
+        let online = self.hosts.iter().filter_map(|(id, entry)| match entry.presence.presence {
+            Presence::Online { last_seen_at } => Some((*id, last_seen_at, entry.host.is_archived())),
+            Presence::Pending | Presence::Unreachable { .. } => None,
+        });
+        let (mut silent, heard): (Vec<_>, Vec<_>) =
+            online.partition(|(_, last_seen_at, _)| *last_seen_at < silent_before);
+        let unarchived = |hosts: &[(_, _, bool)]| hosts.iter().filter(|(.., archived)| !archived).count() as u64;
+        let seen = Seen { silent: unarchived(&silent), heard: unarchived(&heard) };
+        let (monitor, verdict) = std::mem::take(&mut self.monitor).tick(now, pace, seen);
+        silent.sort_by_key(|(_, last_seen_at, _)| *last_seen_at);
+        let silences = match verdict {
+            Verdict::Sweep { storm } => Silence::of_sweep(sweep, now, storm, silent.iter().map(|(id, ..)| *id)),
+            Verdict::Suspended { .. } | Verdict::Holding { .. } => Vec::new(),
+        };
+        let more = matches!(verdict, Verdict::Sweep { .. }) && silences.len() < silent.len();
+        let events = self.mark_silent(&silences);
+        self.monitor = monitor.note_fallen(now, pace, events.len() as u64);
+        Swept { monitor: self.monitor.clone(), verdict, events, more }
+    }
+
+    fn mark_silent(&mut self, silences: &[Silence]) -> Vec<Event> {
         let mut events = Vec::new();
         for silence in silences {
             let Some(entry) = self.hosts.get_mut(&silence.host_id) else { continue };
-            if entry.host.is_archived() {
-                continue;
-            }
             let before = entry.presence.presence;
             let after = before.silence(silence.at, silence.window);
             entry.presence.presence = after;
-            events.extend(went_silent(&silence, &entry.host.tenant_id, entry.host.kind, before, after));
+            if !entry.host.is_archived() {
+                events.extend(went_silent(silence, &entry.host.tenant_id, entry.host.kind, before, after));
+            }
         }
         self.append_events(events)
     }

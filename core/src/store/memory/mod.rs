@@ -17,11 +17,12 @@ use crate::event::{Event, NewEvent, Position};
 use crate::host::{ExternalId, Host, HostName, Status};
 use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
 use crate::install_token::InstallToken;
+use crate::liveness::Monitor;
 use crate::secret::TokenHash;
 use crate::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
     Credential, EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page,
-    Prune, Pruned, Revision, Silence, Store, StoreError, Subscription, TelemetryQuery, Tombstone,
+    Prune, Pruned, Revision, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery, Tombstone,
 };
 use crate::telemetry::HostSnapshot;
 
@@ -59,6 +60,7 @@ struct State {
     /// The last one given: events go by age, positions never come back.
     last_position: u64,
     subscribers: subscription::Subscribers,
+    monitor: Monitor,
     // What a database would call unique indexes.
     names: HashMap<(TenantId, HostName), HostId>,
     external_ids: HashMap<(TenantId, ExternalId), HostId>,
@@ -166,7 +168,6 @@ impl Store for MemoryStore {
                 && query.kind.is_none_or(|kind| kind == host.kind)
                 && query.tenant_id.as_ref().is_none_or(|tenant| *tenant == host.tenant_id)
                 && query.name_prefix.as_ref().is_none_or(|prefix| host.name.as_str().starts_with(prefix))
-                && query.seen_before.is_none_or(|at| presence.presence.last_seen_at().is_some_and(|seen| seen < at))
         });
         Ok(page(matching.map(HostEntry::record), query.limit))
     }
@@ -207,8 +208,8 @@ impl Store for MemoryStore {
         Ok(self.state().touch(contacts))
     }
 
-    async fn mark_silent(&self, silences: Vec<Silence>) -> Result<Vec<Event>, StoreError> {
-        Ok(self.state().mark_silent(silences))
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        Ok(self.state().sweep(&sweep))
     }
 
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {

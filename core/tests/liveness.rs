@@ -1,0 +1,247 @@
+//! The monitor's promises, over random histories of `MemoryStore`: replicas, restarts, clocks that jump, hosts that come
+//! and go.
+
+use std::time::Duration;
+
+use enlist_core::conformance::sample::{self, at};
+use enlist_core::event::EventBody;
+use enlist_core::host::{Host, Presence};
+use enlist_core::liveness::{Monitor, Pace, STORM_HOSTS, STORM_WINDOWS, Seen, Verdict};
+use enlist_core::store::{HostLookup, Sweep, Swept};
+use enlist_core::{MemoryStore, Store, Timestamp};
+use futures_util::FutureExt;
+use proptest::prelude::*;
+
+const PACE: Pace = Pace { window: Duration::from_secs(90), tick: Duration::from_secs(10) };
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Step {
+    /// This much time passes while nobody looks.
+    Pass(u64),
+    /// The clock is set back.
+    SetBack(u64),
+    /// One of the replicas, whose clock is this much ahead of or behind the others', sweeps.
+    Sweep { skew: i64, limit: usize },
+    /// So many ticks pass as they should.
+    Run(u64),
+    /// These hosts are heard.
+    Hear(u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => prop_oneof![0..=30u64, Just(95), Just(3_600)].prop_map(Step::Pass),
+        1 => prop_oneof![Just(30u64), Just(600)].prop_map(Step::SetBack),
+        4 => (-5..=5i64, 1..12usize).prop_map(|(skew, limit)| Step::Sweep { skew, limit }),
+        4 => (1..60u64).prop_map(Step::Run),
+        4 => any::<u16>().prop_map(Step::Hear),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+struct World {
+    store: MemoryStore,
+    hosts: Vec<Host>,
+    now: Timestamp,
+    /// The end of the last gap over two ticks between two sweeps, or the first sweep.
+    gap_ended: Timestamp,
+    last_sweep: Option<Timestamp>,
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("memory never waits")
+}
+
+impl World {
+    fn new(hosts: usize) -> Self {
+        let store = MemoryStore::new();
+        let hosts: Vec<_> = (0..hosts).map(|n| sample::host(&format!("host {n}"))).collect();
+        for host in &hosts {
+            now(sample::create(&store, host));
+        }
+        let now = at(10_000);
+        Self { store, hosts, now, gap_ended: now, last_sweep: None }
+    }
+
+    fn presence(&self, host: &Host) -> Presence {
+        now(self.store.find_host(&HostLookup::Id(host.id))).unwrap().unwrap().presence.presence
+    }
+
+    fn is_silent(&self, host: &Host) -> bool {
+        matches!(self.presence(host).silence(self.now, PACE.window), Presence::Unreachable { since, .. } if since == self.now)
+            && matches!(self.presence(host), Presence::Online { .. })
+    }
+
+    fn hear(&self, which: u16) {
+        let heard = self.hosts.iter().enumerate().filter(|(n, _)| which & (1 << n) != 0);
+        let contacts = heard.map(|(_, host)| sample::contact(host, self.now)).collect();
+        now(self.store.touch(contacts)).unwrap();
+    }
+
+    /// Sweeps, and looks at everything that every sweep promises.
+    fn sweep(&mut self, at: Timestamp, limit: usize) -> Swept {
+        let gap = self
+            .last_sweep
+            .is_none_or(|last| at.saturating_since(last) > PACE.tick * 2 || last.saturating_since(at) > PACE.window);
+        if gap {
+            self.gap_ended = at;
+        }
+        let set_back = self.last_sweep.is_some_and(|last| last.saturating_since(at) > PACE.window);
+        self.last_sweep = Some(if set_back { at } else { self.last_sweep.map_or(at, |last| last.max(at)) });
+        let before: Vec<_> = self.hosts.iter().map(|host| self.presence(host)).collect();
+        let sweep = Sweep { pace: PACE, ..sample::sweep(at, PACE.window) };
+        let sweep = Sweep { event_ids: sweep.event_ids[..limit].to_vec(), ..sweep };
+        let swept = now(self.store.sweep(sweep)).unwrap();
+        let mut fell = 0;
+        for (host, before) in self.hosts.iter().zip(before) {
+            let after = self.presence(host);
+            let events = swept.events.iter().filter(|event| event.event.host_id == Some(host.id)).count();
+            if before == after {
+                assert_eq!(events, 0, "nothing is told twice");
+                continue;
+            }
+            fell += 1;
+            assert_eq!(events, 1, "what changes is told once");
+            assert_eq!(after, before.silence(at, PACE.window), "only silence changes anything");
+        }
+        assert!(fell <= limit);
+        if fell > 0 {
+            // By the clock that is furthest ahead.
+            let latest = self.last_sweep.unwrap_or(at);
+            assert!(latest.saturating_since(self.gap_ended) >= PACE.window, "a window to be heard after a gap");
+        }
+        if let Verdict::Holding { since, until } = swept.verdict {
+            assert_eq!(until.saturating_since(since), PACE.window * STORM_WINDOWS);
+            assert!(at < until);
+        }
+        for event in &swept.events {
+            let EventBody::HostUnreachable { storm, .. } = event.event.body else { panic!("{event:?}") };
+            assert_eq!(Verdict::Sweep { storm }, swept.verdict);
+        }
+        swept
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Pass(seconds) => self.now = self.now.saturating_add(Duration::from_secs(seconds)),
+            Step::SetBack(seconds) => self.now = self.now.saturating_sub(Duration::from_secs(seconds)),
+            Step::Sweep { skew, limit } => {
+                let seconds = Duration::from_secs(skew.unsigned_abs());
+                let at = if skew < 0 { self.now.saturating_sub(seconds) } else { self.now.saturating_add(seconds) };
+                self.sweep(at, limit);
+            }
+            Step::Run(ticks) => self.run(ticks),
+            Step::Hear(which) => self.hear(which),
+        }
+    }
+
+    fn run(&mut self, ticks: u64) {
+        for _ in 0..ticks {
+            self.now = self.now.saturating_add(PACE.tick);
+            while self.sweep(self.now, 3).more {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Whatever went before: once replicas sweep as they should, whoever stays silent is unreachable within a window's
+    /// suspension, a storm and a tick or two more, though others come and go.
+    #[test]
+    fn no_history_hides_an_outage_for_ever(
+        hosts in 1..14usize,
+        history in steps(),
+        later in prop::collection::vec(any::<u16>(), 100),
+        silent in 0..14usize,
+    ) {
+        let mut world = World::new(hosts);
+        for step in &history {
+            world.take(step);
+        }
+        // A clock that was set back has to catch up with what was heard before.
+        let newest = world.hosts.iter().filter_map(|host| world.presence(host).last_seen_at()).max();
+        world.now = world.now.max(newest.unwrap_or(world.now));
+        let silent = world.hosts[silent % hosts].clone();
+        let bit = 1 << world.hosts.iter().position(|host| host.id == silent.id).unwrap();
+        let limit = PACE.window * (2 + STORM_WINDOWS) + PACE.tick * 3;
+        let begin = world.now;
+        for heard in later {
+            if world.now.saturating_since(begin) > limit {
+                break;
+            }
+            world.run(1);
+            world.hear(heard & !bit);
+        }
+        let presence = world.presence(&silent);
+        prop_assert!(!matches!(presence, Presence::Online { .. }), "{presence:?}");
+    }
+
+    /// A few hosts, or fewer than half, are never held back: what is silent is unreachable at the next sweep.
+    #[test]
+    fn only_many_at_once_are_a_storm(hosts in 1..14usize, silent in 0..14u16, history in steps()) {
+        let mut world = World::new(hosts);
+        for step in &history {
+            world.take(step);
+        }
+        let newest = world.hosts.iter().filter_map(|host| world.presence(host).last_seen_at()).max();
+        world.now = world.now.max(newest.unwrap_or(world.now));
+        // Everybody is well for as long as anything is remembered.
+        for _ in 0..20 {
+            world.run(1);
+            world.hear(u16::MAX);
+        }
+        let count = silent.min(u16::try_from(hosts).unwrap());
+        for _ in 0..9 {
+            world.run(1);
+            world.hear(u16::MAX << count);
+        }
+        world.now = world.now.saturating_add(PACE.tick);
+        world.hear(u16::MAX << count);
+        let verdict = world.sweep(world.now, 20).verdict;
+        let is_storm = u64::from(count) >= STORM_HOSTS && usize::from(count) * 2 >= hosts;
+        if is_storm {
+            prop_assert!(matches!(verdict, Verdict::Holding { .. }), "{:?}", verdict);
+        } else {
+            prop_assert_eq!(verdict, Verdict::Sweep { storm: false });
+            prop_assert!(!world.hosts.iter().any(|host| world.is_silent(host)));
+        }
+    }
+
+    /// What is remembered is bounded, and survives being written.
+    #[test]
+    fn a_monitor_stays_small_and_is_read_back(falls in prop::collection::vec((0..20u64, 1..1_000_000u64), 0..200)) {
+        let (mut monitor, mut now) = (Monitor::default(), at(0));
+        for (seconds, hosts) in falls {
+            now = now.saturating_add(Duration::from_secs(seconds));
+            (monitor, _) = monitor.tick(now, PACE, Seen { silent: hosts, heard: hosts });
+            monitor = monitor.note_fallen(now, PACE, hosts);
+            let text = serde_json::to_string(&monitor).unwrap();
+            prop_assert!(text.len() < 2_000, "{} bytes", text.len());
+            prop_assert_eq!(&serde_json::from_str::<Monitor>(&text).unwrap(), &monitor);
+        }
+    }
+}
+
+/// A monitor of a later version, and one that was never written.
+#[test]
+fn an_unknown_field_is_passed_over_and_a_missing_one_is_new() {
+    let monitor: Monitor = serde_json::from_str(r#"{"later": 1}"#).unwrap();
+    assert_eq!(monitor, Monitor::default());
+    assert_eq!(serde_json::from_str::<Monitor>("{}").unwrap(), Monitor::default());
+}
+
+/// So many that are heard decide; more of them change nothing.
+#[test]
+fn no_more_of_those_heard_are_counted_than_decide() {
+    let (monitor, _) = Monitor::default().tick(at(0), PACE, Seen { silent: 0, heard: 0 });
+    let monitor = monitor.note_fallen(at(60), PACE, 3);
+    let count = |silent| monitor.heard_to_count(silent, at(90), PACE);
+    assert_eq!((count(1), count(2), count(100)), (0, 6, 104));
+    for silent in [1, 2, 100] {
+        let verdict =
+            |heard| monitor.clone().tick(at(90), Pace { tick: PACE.window, ..PACE }, Seen { silent, heard }).1;
+        assert_eq!(verdict(count(silent)), verdict(1_000_000), "{silent}");
+    }
+}
