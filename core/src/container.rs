@@ -120,6 +120,11 @@ struct Description<'a> {
 }
 
 impl Container {
+    /// Whether its agent last said that it runs.
+    pub fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+
     /// Whether the two say the same of the container, whatever it uses: then its row need not be rewritten.
     pub fn describes_same(&self, other: &Self) -> bool {
         self.description() == other.description()

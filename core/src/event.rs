@@ -1,11 +1,13 @@
 //! What happened, to whom, when, and why: appended in the commit of the change itself. Never a secret.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent_token::{CredentialKind, RevokeReason, TokenName};
 use crate::clock::Timestamp;
-use crate::host::{HostKind, HostName, Status};
+use crate::host::{HostField, HostKind, HostName, Status};
 use crate::id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageId, TenantId};
 use crate::lineage::Overlap;
 
@@ -84,6 +86,18 @@ pub enum EventBody {
         /// Whose machine it is.
         kind: HostKind,
     },
+    /// What is said of a host was changed.
+    #[serde(rename = "host.updated")]
+    HostUpdated {
+        /// Which fields. What they hold is the host's to tell: a label may be a secret of somebody's.
+        fields: BTreeSet<HostField>,
+    },
+    /// New work is kept away from a host.
+    #[serde(rename = "host.cordoned")]
+    HostCordoned {},
+    /// New work may come to a host again.
+    #[serde(rename = "host.uncordoned")]
+    HostUncordoned {},
     /// A host was taken out of service.
     #[serde(rename = "host.archived")]
     HostArchived {

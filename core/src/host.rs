@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::error::InvalidTransition;
+use crate::error::{FieldError, InvalidTransition};
 use crate::id::{HostId, TenantId};
 use crate::text::bounded_text;
+use crate::wire::PatchHost;
 
 bounded_text! {
     /// A host's name, unique among its tenant's unarchived hosts.
@@ -59,6 +60,32 @@ impl HostKind {
             Self::Byoc => "byoc",
         }
     }
+}
+
+/// A part of a host that administrators edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "named as the fields of `Host`")]
+pub enum HostField {
+    Name,
+    ExternalId,
+    Provider,
+    AvailabilityZone,
+    Address,
+    Tags,
+    Labels,
+}
+
+/// Why a host was not edited.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotEdit {
+    /// It is archived.
+    #[error(transparent)]
+    State(#[from] InvalidTransition),
+    /// It would have more tags or labels than it may.
+    #[error(transparent)]
+    Field(#[from] FieldError),
 }
 
 /// A machine of the fleet, as the administrator knows it.
@@ -149,6 +176,67 @@ impl Host {
         Ok(Self { enrolled_at: self.enrolled_at.or(Some(now)), updated_at: now, ..self })
     }
 
+    /// Applies a merge patch (RFC 7396), and says which fields are other than before. If none is, the host is what it was,
+    /// `updated_at` included.
+    ///
+    /// # Errors
+    /// When it is archived, or would have more than [`MAX_TAGS`] tags or labels.
+    pub fn edit(self, patch: PatchHost, now: Timestamp) -> Result<(Self, BTreeSet<HostField>), CannotEdit> {
+        self.live("edit")?;
+        let mut edited = self.clone();
+        // Taken apart, so that a field that is added cannot be forgotten here.
+        let PatchHost { name, external_id, provider, availability_zone, address, tags, labels } = patch;
+        edited.name = name.unwrap_or(edited.name);
+        edited.external_id = external_id.unwrap_or(edited.external_id);
+        edited.provider = provider.unwrap_or(edited.provider);
+        edited.availability_zone = availability_zone.unwrap_or(edited.availability_zone);
+        edited.address = address.unwrap_or(edited.address);
+        // A list is replaced whole, an object is merged by key (RFC 7396 §2).
+        edited.tags = tags.map_or(edited.tags, Option::unwrap_or_default);
+        match labels {
+            None => {}
+            Some(None) => edited.labels.clear(),
+            Some(Some(patch)) => {
+                for (key, value) in patch {
+                    match value {
+                        Some(value) => edited.labels.insert(key, value),
+                        None => edited.labels.remove(&key),
+                    };
+                }
+            }
+        }
+        within_bounds(&edited.tags, &edited.labels)?;
+        let changed: BTreeSet<_> = [
+            (HostField::Name, edited.name != self.name),
+            (HostField::ExternalId, edited.external_id != self.external_id),
+            (HostField::Provider, edited.provider != self.provider),
+            (HostField::AvailabilityZone, edited.availability_zone != self.availability_zone),
+            (HostField::Address, edited.address != self.address),
+            (HostField::Tags, edited.tags != self.tags),
+            (HostField::Labels, edited.labels != self.labels),
+        ]
+        .into_iter()
+        .filter_map(|(field, is_other)| is_other.then_some(field))
+        .collect();
+        if changed.is_empty() {
+            return Ok((self, changed));
+        }
+        Ok((Self { updated_at: now, ..edited }, changed))
+    }
+
+    /// Gives it a tag, or takes one from it: an edit of its tags.
+    ///
+    /// # Errors
+    /// As [`Host::edit`].
+    pub fn tag(self, tag: Tag, tagged: bool, now: Timestamp) -> Result<(Self, BTreeSet<HostField>), CannotEdit> {
+        let mut tags = self.tags.clone();
+        match tagged {
+            true => tags.insert(tag),
+            false => tags.remove(&tag),
+        };
+        self.edit(PatchHost { tags: Some(Some(tags)), ..PatchHost::default() }, now)
+    }
+
     /// Keeps new work away from it, or lets it come again.
     ///
     /// # Errors
@@ -171,6 +259,17 @@ impl Host {
             Lifecycle::Archived { .. } => Err(InvalidTransition { entity: "host", state: "archived", attempted }),
         }
     }
+}
+
+/// Whether a host may have these.
+pub(crate) fn within_bounds(tags: &BTreeSet<Tag>, labels: &BTreeMap<LabelKey, LabelValue>) -> Result<(), FieldError> {
+    if tags.len() > MAX_TAGS {
+        return Err(FieldError::invalid("/tags", format!("at most {MAX_TAGS} tags")));
+    }
+    if labels.len() > MAX_TAGS {
+        return Err(FieldError::invalid("/labels", format!("at most {MAX_TAGS} labels")));
+    }
+    Ok(())
 }
 
 /// Whether the host has proved its credential within the liveness window, by the server's clock.

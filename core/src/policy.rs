@@ -48,50 +48,70 @@ pub enum Role {
     Owner,
 }
 
-/// Every administrative act there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Action {
+/// Declares the actions from one list, each with whether it reads or changes: an action that is added stands in
+/// [`Action::ALL`], and with that in every test that walks it.
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident: $effect:ident;)*) => {
+        /// Every administrative act there is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Action {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Action {
+            /// All of them, for tests that must not forget one.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            const fn effect(self) -> Effect {
+                match self {
+                    $(Self::$name => Effect::$effect,)*
+                }
+            }
+        }
+    };
+}
+
+/// What an action does.
+#[derive(Clone, Copy)]
+enum Effect {
+    Reads,
+    Changes,
+}
+
+actions! {
     /// Create a host.
-    CreateHost,
+    CreateHost: Changes;
     /// Read hosts, their containers and telemetry.
-    ReadHost,
+    ReadHost: Reads;
+    /// Change what is said of a host: its name, address, tags, labels and the like.
+    EditHost: Changes;
+    /// Keep new work away from a host, or let it come again.
+    CordonHost: Changes;
     /// Take a host out of service.
-    ArchiveHost,
+    ArchiveHost: Changes;
+    /// Delete a host, its tokens and all that it reported.
+    DeleteHost: Changes;
     /// List install tokens and agent tokens, never their secrets.
-    ReadTokens,
+    ReadTokens: Reads;
     /// Make an install token.
-    MintInstallToken,
+    MintInstallToken: Changes;
     /// Take an install token back.
-    RevokeInstallToken,
+    RevokeInstallToken: Changes;
     /// Issue an agent token.
-    IssueAgentToken,
+    IssueAgentToken: Changes;
     /// Make a successor of an agent token.
-    RotateAgentToken,
+    RotateAgentToken: Changes;
     /// Revoke an agent token, or all of a host.
-    RevokeAgentToken,
+    RevokeAgentToken: Changes;
     /// Read events.
-    ReadEvents,
+    ReadEvents: Reads;
 }
 
 impl Action {
-    /// All of them, for tests that must not forget one.
-    pub const ALL: [Self; 10] = [
-        Self::CreateHost,
-        Self::ReadHost,
-        Self::ArchiveHost,
-        Self::ReadTokens,
-        Self::MintInstallToken,
-        Self::RevokeInstallToken,
-        Self::IssueAgentToken,
-        Self::RotateAgentToken,
-        Self::RevokeAgentToken,
-        Self::ReadEvents,
-    ];
-
     /// Whether it changes nothing.
     pub const fn is_read(self) -> bool {
-        matches!(self, Self::ReadHost | Self::ReadTokens | Self::ReadEvents)
+        matches!(self.effect(), Effect::Reads)
     }
 }
 
@@ -187,5 +207,62 @@ impl Policy for DefaultPolicy {
             return Scope::All;
         }
         Scope::Tenants(actor.grants.keys().map(|tenant| (tenant.clone(), Kinds::Both)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rule of each action, by hand. An action that is added does not compile before it stands here.
+    const fn changes(action: Action) -> bool {
+        match action {
+            Action::ReadHost | Action::ReadTokens | Action::ReadEvents => false,
+            Action::CreateHost
+            | Action::EditHost
+            | Action::CordonHost
+            | Action::ArchiveHost
+            | Action::DeleteHost
+            | Action::MintInstallToken
+            | Action::RevokeInstallToken
+            | Action::IssueAgentToken
+            | Action::RotateAgentToken
+            | Action::RevokeAgentToken => true,
+        }
+    }
+
+    fn decide(actor: &Actor, action: Action, kind: HostKind) -> Decision {
+        let tenant_id = TenantId::new("acme").unwrap();
+        DefaultPolicy.authorize(actor, action, Resource { tenant_id: &tenant_id, kind })
+    }
+
+    #[test]
+    fn every_action_of_every_role_on_every_kind_is_decided_as_the_design_says() {
+        use Decision::{Allow, Forbid, Hide};
+        use HostKind::{Byoc, Managed};
+        let id = || ActorId::new("someone").unwrap();
+        let of = |tenant: &str, role| Actor::member(id(), TenantId::new(tenant).unwrap(), role);
+        for &action in Action::ALL {
+            for kind in [Byoc, Managed] {
+                assert_eq!(decide(&Actor::operator(id()), action, kind), Allow, "{action:?}");
+                for role in [Role::Member, Role::Admin, Role::Owner] {
+                    let expected = match (changes(action), kind, role) {
+                        (false, ..) | (true, Byoc, Role::Admin | Role::Owner) => Allow,
+                        (true, Byoc, Role::Member) | (true, Managed, _) => Forbid,
+                    };
+                    assert_eq!(decide(&of("acme", role), action, kind), expected, "{action:?} {role:?} {kind:?}");
+                    assert_eq!(decide(&of("elsewhere", role), action, kind), Hide, "{action:?} {role:?} {kind:?}");
+                }
+                let nobody = Actor { grants: BTreeMap::new(), ..of("acme", Role::Owner) };
+                assert_eq!(decide(&nobody, action, kind), Hide, "{action:?}");
+            }
+            assert_eq!(action.is_read(), !changes(action), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn every_action_is_listed_once() {
+        let listed: std::collections::BTreeSet<_> = Action::ALL.iter().collect();
+        assert_eq!(listed.len(), Action::ALL.len());
     }
 }

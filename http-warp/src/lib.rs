@@ -78,6 +78,7 @@ mod install_token;
 mod reply;
 mod request;
 mod resource;
+mod table;
 mod telemetry;
 
 use std::net::IpAddr;
@@ -94,6 +95,7 @@ pub use auth::{AdminAuth, AuthError, StaticBearer, UnusableToken};
 pub use health::health;
 pub use reply::{Response, problem, unservable};
 pub use request::{PeerAddr, is_servable, peer_address};
+pub use table::{Caller, Route};
 
 /// The routes of `/v1`, with the client's address unknown: the limit on refused exchanges is one for all clients.
 ///
@@ -113,12 +115,19 @@ pub struct Routes {
     auth: Arc<dyn AdminAuth>,
     client_address: ClientAddress,
     extensions: BoxedFilter<(http::Extensions,)>,
+    table: table::Table,
 }
 
 impl Routes {
     /// The routes of this fleet, for administrators as `auth` knows them.
     pub fn new(fleet: Fleet, auth: impl AdminAuth) -> Self {
-        Self { fleet, auth: Arc::new(auth), client_address: Arc::new(|_| None), extensions: request::peer_extension() }
+        Self {
+            fleet,
+            auth: Arc::new(auth),
+            client_address: Arc::new(|_| None),
+            extensions: request::peer_extension(),
+            table: table::Table::default(),
+        }
     }
 
     /// Where the client's address is found, which refused exchanges are counted by; [`peer_address`], or a function
@@ -135,6 +144,14 @@ impl Routes {
     /// [`PeerAddr`] needs not be named.
     pub fn extension<T: Clone + Send + Sync + 'static>(self) -> Self {
         Self { extensions: request::with_extension::<T>(self.extensions), ..self }
+    }
+
+    /// Every route that the filter has, told by the routes themselves: for the lists of a gateway, and for tests that must
+    /// not forget one.
+    pub fn table(&self) -> Vec<Route> {
+        let table = table::Table::default();
+        drop(Self { table: table.clone(), ..self.clone() }.build());
+        table.routes()
     }
 
     /// The filter. It may stand under a path of the service's own, as in `warp::path("fleet").and(routes)`.

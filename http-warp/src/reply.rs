@@ -95,7 +95,7 @@ pub(crate) fn method_not_allowed(allowed: &str) -> Response {
 pub fn unservable() -> Response {
     let mut reply =
         problem(&Problem::new(Code::MethodNotAllowed, "The request names no path: this server is no proxy."));
-    reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE"));
     reply
 }
 

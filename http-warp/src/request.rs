@@ -1,10 +1,13 @@
 //! A request as handlers get it: its head put together again from what warp gives out, its body unread.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use enlist_core::fleet::AdminError;
+use enlist_core::store::Revision;
 use enlist_core::wire::{Code, Problem};
-use http::header::HOST;
+use http::header::{HOST, IF_MATCH};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
 use percent_encoding::percent_decode_str;
@@ -112,11 +115,39 @@ pub(crate) fn id<T: FromStr>(segment: &str) -> Result<T, Refused> {
     decoded.parse().map_err(|_| Refused::not_found())
 }
 
+/// What else stands in a path, decoded once. What does not fit is named; its value is not repeated.
+pub(crate) fn parameter<T: FromStr<Err: Display>>(name: &str, segment: &str) -> Result<T, Refused> {
+    let invalid = |detail: String| Refused::new(Problem::new(Code::InvalidRequest, format!("{name}: {detail}")));
+    let decoded = percent_decode_str(segment).decode_utf8().map_err(|error| invalid(error.to_string()))?;
+    decoded.parse().map_err(|error: T::Err| invalid(error.to_string()))
+}
+
 impl Request {
     /// Whether the query string has this parameter.
     pub(crate) fn has_parameter(&self, name: &str) -> bool {
         let query = self.head.uri.query().unwrap_or_default().as_bytes();
         form_urlencoded::parse(query).any(|(parameter, _)| parameter == name)
+    }
+
+    /// The revision that the request is meant for: `If-Match` (RFC 9110 §13.1.1) with the one entity tag that was read.
+    ///
+    /// `*` is refused as well: it would let a change through that was decided on anything at all.
+    pub(crate) fn if_match(&self) -> Result<Revision, Refused> {
+        let ask = "say which revision this changes, as its ETag did: If-Match: \"3\"";
+        let refused = |code| Refused::new(Problem::new(code, ask));
+        let mut values = self.head.headers.get_all(IF_MATCH).iter();
+        let Some(value) = values.next() else { return Err(refused(Code::PreconditionRequired)) };
+        let tag = value.as_bytes();
+        // A weak tag never matches here; a list, or `*`, is not what is asked for.
+        let is_tag = tag.len() > 1 && tag.ends_with(b"\"") && (tag.starts_with(b"\"") || tag.starts_with(b"W/\""));
+        if values.next().is_some() || !is_tag || tag.iter().filter(|byte| **byte == b'"').count() != 2 {
+            return Err(refused(Code::InvalidRequest));
+        }
+        let revision = std::str::from_utf8(tag).ok().and_then(|tag| tag.strip_prefix('"')?.strip_suffix('"'));
+        match revision.and_then(|text| text.parse().ok().filter(|number: &u64| number.to_string() == text)) {
+            Some(revision) => Ok(Revision::new(revision)),
+            None => Err(AdminError::RevisionMismatch.into()),
+        }
     }
 
     /// The query string. A parameter that is unknown, repeated or does not fit is named; its value is not repeated.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use enlist_core::fleet::{Admin, Agent, CatchUp, Live, RateLimited, bearer};
 use enlist_core::secret::IdempotencyKey;
+use enlist_core::store::Revision;
 use enlist_core::wire::{Code, Problem, parse_json};
 use enlist_core::{Actor, AgentIdentity, Fleet};
 use futures_util::FutureExt;
@@ -23,6 +24,7 @@ use crate::Routes;
 use crate::body::{Body, Bounds, Held, SMALL_BODY};
 use crate::reply::{self, Answer, Refused, Response};
 use crate::request::{self, Request};
+use crate::table::{Caller, Route};
 
 /// draft-ietf-httpapi-idempotency-key-header.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -43,7 +45,7 @@ enum Credentials {
 pub(crate) struct Resource<P> {
     api: Routes,
     template: &'static str,
-    methods: Vec<(Method, Handler<P>)>,
+    methods: Vec<(Method, Caller, Handler<P>)>,
 }
 
 /// A request that anybody may send.
@@ -79,7 +81,7 @@ impl<P: Send + 'static> Resource<P> {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        self.method(method, move |api, request, params| {
+        self.method(method, Caller::Anybody, move |api, request, params| {
             let address = (api.client_address)(&request.head);
             handler(PublicCall { fleet: api.fleet, address, request }, params).boxed()
         })
@@ -105,7 +107,7 @@ impl<P: Send + 'static> Resource<P> {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        self.method(method, move |Routes { fleet, .. }, mut request, params| {
+        self.method(method, Caller::Agent, move |Routes { fleet, .. }, mut request, params| {
             async move {
                 let values = request.head.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
                 let identity = match (bearer(values), accepted) {
@@ -130,7 +132,7 @@ impl<P: Send + 'static> Resource<P> {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        self.method(method, move |Routes { fleet, auth, .. }, mut request, params| {
+        self.method(method, Caller::Administrator, move |Routes { fleet, auth, .. }, mut request, params| {
             async move {
                 match auth.actor(&request.head).await {
                     Ok(actor) => handler(AdminCall { fleet, actor, request }, params).await,
@@ -147,9 +149,10 @@ impl<P: Send + 'static> Resource<P> {
     fn method(
         mut self,
         method: Method,
+        caller: Caller,
         handler: impl Fn(Routes, Request, P) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
     ) -> Self {
-        self.methods.push((method, Box::new(handler)));
+        self.methods.push((method, caller, Box::new(handler)));
         self
     }
 
@@ -158,6 +161,9 @@ impl<P: Send + 'static> Resource<P> {
         self,
         path: impl Filter<Extract = (P,), Error = Rejection> + Clone + Send + Sync + 'static,
     ) -> BoxedFilter<(Response,)> {
+        for (method, caller, _) in &self.methods {
+            self.api.table.enter(Route { method: method.clone(), path: self.template, caller: *caller });
+        }
         let request = request::request(self.api.extensions.clone());
         let resource = Arc::new(self);
         path.and(request)
@@ -172,8 +178,8 @@ impl<P: Send + 'static> Resource<P> {
         let method = request.head.method.clone();
         let span = tracing::debug_span!("request", %method, route = self.template);
         async {
-            let reply = match self.methods.iter().find(|(own, _)| *own == method) {
-                Some((_, handler)) => handler(self.api.clone(), request, params).await.unwrap_or_else(Response::from),
+            let reply = match self.methods.iter().find(|(own, ..)| *own == method) {
+                Some((.., handler)) => handler(self.api.clone(), request, params).await.unwrap_or_else(Response::from),
                 None => reply::method_not_allowed(&self.allowed()),
             };
             tracing::debug!(status = reply.status().as_u16(), "answered");
@@ -184,7 +190,7 @@ impl<P: Send + 'static> Resource<P> {
     }
 
     fn allowed(&self) -> String {
-        self.methods.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")
+        self.methods.iter().map(|(method, ..)| method.as_str()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -300,6 +306,15 @@ async fn refuse(body: &mut Body, limited: RateLimited) -> Refused {
 impl AdminCall {
     pub(crate) fn admin(&self) -> Admin<'_> {
         self.fleet.admin(&self.actor)
+    }
+
+    /// The revision that the request is meant for.
+    pub(crate) async fn if_match(&mut self) -> Result<Revision, Refused> {
+        let found = self.request.if_match();
+        if found.is_err() {
+            self.request.body.discard().await;
+        }
+        found
     }
 
     /// The body, as JSON.

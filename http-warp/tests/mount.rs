@@ -91,8 +91,10 @@ async fn a_wrong_method_is_told_the_right_ones_before_any_credential_is_asked_fo
     let house = House::new().await;
     for (path, allowed) in [
         ("/v1/hosts", "GET, POST"),
-        ("/v1/hosts/x", "GET"),
+        ("/v1/hosts/x", "GET, PATCH, DELETE"),
         ("/v1/hosts/x/archive", "POST"),
+        ("/v1/hosts/x/cordon", "POST"),
+        ("/v1/hosts/x/tags", "GET"),
         ("/v1/hosts/x/tokens/y", "DELETE"),
         ("/v1/install-tokens/exchange", "POST"),
         ("/v1/agent/telemetry", "POST"),

@@ -183,6 +183,7 @@ properties! {
         a_host_is_found_by_id_external_id_and_name,
         an_archived_host_is_not_found_by_name,
         pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added,
+        pages_of_hosts_hold_still_while_hosts_change_and_go,
         a_scope_hides_other_tenants_and_kinds,
         hosts_are_filtered_by_status,
         hosts_are_filtered_by_tag_kind_and_tenant,

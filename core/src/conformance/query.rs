@@ -11,7 +11,7 @@ use crate::install_token::{InstallToken, InstallTokenState};
 use crate::policy::{Kinds, Scope};
 use crate::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
-    HostRecord, HostWrite, InstallTokenQuery, Key, Page, Presented, Revision, Store, TelemetryQuery,
+    HostRecord, HostWrite, InstallTokenQuery, Key, Page, Presented, Revision, Store, TelemetryQuery, Write,
 };
 use crate::telemetry::Report;
 
@@ -268,6 +268,55 @@ pub async fn pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added(fixtur
         let ids: Vec<_> = seen.iter().map(|record| record.host.id).collect();
         assert!(ids.is_sorted_by(|a, b| a < b), "in order, none twice");
         assert!(known.iter().all(|id| ids.contains(id)), "none of the old ones is missed at {limit}");
+    }
+}
+
+/// Of the hosts that a list means all the while, each is seen once, whatever becomes of the others: also when the very host
+/// that the cursor names is deleted, or is not meant any more.
+pub async fn pages_of_hosts_hold_still_while_hosts_change_and_go(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    for limit in [1, 2, 3] {
+        // A tag of its own tells the hosts of each round from those that the rounds before have left.
+        let tag = Tag::new(format!("round-{limit}")).unwrap();
+        let tagged = |name: &str| Host { tags: [tag.clone()].into(), name: unique_name(), ..sample::host(name) };
+        let mut hosts: Vec<_> = (0..12).map(|_| tagged("x")).collect();
+        hosts.sort_by_key(|host| host.id);
+        for host in &hosts {
+            sample::create(&store, host).await;
+        }
+        // Every third stays. Of the others one is deleted and one loses its tag, each once it has been seen.
+        let mut pages = 0;
+        let mut seen: Vec<HostId> = Vec::new();
+        loop {
+            let after = seen.last().copied();
+            let query = HostQuery { tag: Some(tag.clone()), after, ..HostQuery::new(Scope::All, limit) };
+            let page = store.list_hosts(&query).await.unwrap();
+            seen.extend(page.items.iter().map(|record| record.host.id));
+            pages += 1;
+            assert!(pages < 100, "it ends");
+            if !page.more {
+                break;
+            }
+            for record in &page.items {
+                match hosts.iter().position(|host| host.id == record.host.id).map(|index| index % 3) {
+                    Some(0) | None => {}
+                    Some(1) => {
+                        let write = Write::HostDeletion {
+                            expected: record.revision,
+                            host_id: record.host.id,
+                            at: record.host.updated_at,
+                        };
+                        store.commit(Commit::of(write, Vec::new())).await.unwrap();
+                    }
+                    Some(_) => {
+                        let untagged = Host { tags: Default::default(), ..record.host.clone() };
+                        sample::commit(&store, sample::write(record.revision, &untagged)).await;
+                    }
+                }
+            }
+        }
+        assert!(seen.is_sorted_by(|a, b| a < b), "in order, none twice");
+        assert!(hosts.iter().all(|host| seen.contains(&host.id)), "none is missed at {limit}");
     }
 }
 

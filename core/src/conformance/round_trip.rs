@@ -8,7 +8,9 @@ use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, Re
 use crate::clock::Timestamp;
 use crate::container::{Container, ContainerMetrics, Port};
 use crate::event::{EventBody, NewEvent};
-use crate::host::{ExternalId, Host, HostKind, HostName, LabelKey, LabelValue, Lifecycle, Placement, Status, Tag};
+use crate::host::{
+    ExternalId, Host, HostField, HostKind, HostName, LabelKey, LabelValue, Lifecycle, Placement, Status, Tag,
+};
 use crate::id::{ActorId, AgentTokenId, TenantId};
 use crate::install_token::{Binding, Claim, InstallToken, InstallTokenState};
 use crate::policy::Scope;
@@ -215,6 +217,9 @@ pub async fn every_event_body(fixture: &impl Fixture) {
     let (install_token, agent_token) = (sample::install_token(&host), sample::agent_token(&host));
     let bodies = vec![
         EventBody::HostCreated { name: host.name.clone(), kind: host.kind },
+        EventBody::HostUpdated { fields: [HostField::ExternalId, HostField::Labels].into() },
+        EventBody::HostCordoned {},
+        EventBody::HostUncordoned {},
         EventBody::HostArchived { revoked: vec![agent_token.id, sample::agent_token(&host).id] },
         EventBody::HostEnrolled { install_token_id: install_token.id, agent_token_id: agent_token.id },
         EventBody::HostOnline { was: Status::Unreachable },

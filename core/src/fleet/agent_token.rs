@@ -240,10 +240,11 @@ impl Admin<'_> {
                 .into_iter()
                 .map(|body| self.fleet.host_event(&write.host, Some(&self.actor.id), now, body))
                 .collect();
+            let host = write.host.clone();
             match self.fleet.store.commit(Commit::of(write, events)).await {
                 Ok(_) => return Ok(result),
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.clash(error, &host).await),
             }
         }
         Err(AdminError::Conflict)

@@ -5,12 +5,13 @@ use std::time::Duration;
 use crate::agent_token::Refusal;
 use crate::clock::Timestamp;
 use crate::error::FieldError;
+use crate::host::CannotEdit;
 use crate::id::{AgentTokenId, HostId};
 use crate::lineage::CannotRotate;
 use crate::secret::MalformedToken;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::telemetry::SeriesError;
-use crate::wire::{AgentAction, Code, Problem};
+use crate::wire::{AgentAction, Code, DeletePreview, Problem};
 
 /// How long a client waits before it asks a service again that could not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -49,8 +50,14 @@ pub enum AdminError {
     #[error("another host of the tenant has this external id")]
     ExternalIdTaken(Option<HostId>),
     /// The host is out of service.
-    #[error("the host is archived: nothing can be issued for it")]
+    #[error("the host is archived: it is not changed any more, and nothing can be issued for it")]
     HostArchived,
+    /// The host is at another revision than the caller has read.
+    #[error("the host was changed since it was read: read it again, and decide anew")]
+    RevisionMismatch,
+    /// Containers run on the host.
+    #[error("containers run on the host: move them first, or delete it by force")]
+    HostHasContainers(Box<DeletePreview>),
     /// The token cannot be rotated as it stands.
     #[error(transparent)]
     CannotRotate(#[from] CannotRotate),
@@ -211,6 +218,16 @@ impl From<StoreError> for AdminError {
     }
 }
 
+impl From<CannotEdit> for AdminError {
+    fn from(error: CannotEdit) -> Self {
+        match error {
+            // The only state in which a host is not edited.
+            CannotEdit::State(_) => Self::HostArchived,
+            CannotEdit::Field(error) => Self::Invalid(error),
+        }
+    }
+}
+
 impl From<StoreError> for EnrolError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
@@ -263,6 +280,11 @@ impl From<AdminError> for Problem {
             }
             // To an administrator it is a state in the way, not a refused credential.
             AdminError::HostArchived => Self::new(Code::HostArchived, detail).with_status(409),
+            AdminError::RevisionMismatch => Self::new(Code::PreconditionFailed, detail),
+            AdminError::HostHasContainers(running) => {
+                let DeletePreview { containers, total } = *running;
+                Self { containers, total: Some(total), ..Self::new(Code::HostHasContainers, detail) }
+            }
             AdminError::CannotRotate(CannotRotate::NotLive) => Self::new(Code::TokenNotLive, detail),
             AdminError::CannotRotate(CannotRotate::AgentSuccessorPending) => Self::new(Code::RotationPending, detail),
             AdminError::InstallTokenUsed => Self::new(Code::InstallTokenAlreadyUsed, detail).with_status(409),

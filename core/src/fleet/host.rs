@@ -1,22 +1,25 @@
 //! Hosts, as administrators see and change them.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::agent_token::RevokeReason;
+use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::event::EventBody;
 use crate::fleet::agent_token::Change;
 use crate::fleet::error::AdminError;
 use crate::fleet::install_token::{Minting, minted_event};
 use crate::fleet::{Admin, page_body, page_size, parse_cursor};
-use crate::host::{Host, HostKind, Lifecycle, MAX_TAGS, Status, Tag};
+use crate::host::{CannotEdit, Host, HostField, HostKind, Lifecycle, Status, Tag, within_bounds};
 use crate::id::{HostId, TenantId};
 use crate::policy::{Action, Resource};
 use crate::store::{
-    Commit, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, Key, StoreError,
-    StoreErrorKind,
+    Commit, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, Key, Revision,
+    StoreError, StoreErrorKind,
 };
-use crate::wire::{CreateHost, CreatedHost, HostBody, MintInstallToken, PageBody};
+use crate::wire::{CreateHost, CreatedHost, HostBody, MintInstallToken, PageBody, PatchHost};
 
 /// Which hosts to list: the query of `GET /v1/hosts`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -55,12 +58,7 @@ impl Admin<'_> {
     pub async fn create_host(&self, request: CreateHost) -> Result<CreatedHost, AdminError> {
         let tenant_id = self.tenant(request.tenant_id.as_ref())?;
         self.authorize(Action::CreateHost, Resource { tenant_id: &tenant_id, kind: request.kind })?;
-        if request.tags.len() > MAX_TAGS {
-            return Err(FieldError::invalid("/tags", format!("at most {MAX_TAGS} tags")).into());
-        }
-        if request.labels.len() > MAX_TAGS {
-            return Err(FieldError::invalid("/labels", format!("at most {MAX_TAGS} labels")).into());
-        }
+        within_bounds(&request.tags, &request.labels)?;
         let draft = match request.mint_install_token {
             true => {
                 self.authorize(Action::MintInstallToken, Resource { tenant_id: &tenant_id, kind: request.kind })?;
@@ -135,6 +133,63 @@ impl Admin<'_> {
         Ok(page_body(page, |record| record.host.id.to_string(), host_body))
     }
 
+    /// Changes what is said of a host, if it still is at the revision `read`. A patch that changes nothing writes nothing.
+    ///
+    /// # Errors
+    /// When it is not found, the policy forbids it, it is at another revision, it is archived, it would have too many tags
+    /// or labels, or the name or external id is taken: the error then names the host that has it.
+    pub async fn edit_host(&self, host_id: HostId, read: Revision, patch: PatchHost) -> Result<HostBody, AdminError> {
+        self.edit(host_id, |HostAggregate { revision, host, .. }, now| {
+            if revision != read {
+                return Err(AdminError::RevisionMismatch);
+            }
+            Ok(host.edit(patch.clone(), now)?)
+        })
+        .await?;
+        self.shown(host_id).await
+    }
+
+    /// Gives a host a tag. Idempotent.
+    ///
+    /// # Errors
+    /// When it is not found, the policy forbids it, it is archived, or it has as many tags as it may.
+    pub async fn tag_host(&self, host_id: HostId, tag: Tag) -> Result<(), AdminError> {
+        self.edit(host_id, |HostAggregate { host, .. }, now| Ok(host.tag(tag.clone(), true, now)?)).await
+    }
+
+    /// Takes a tag from a host. Idempotent: one that it does not have changes nothing.
+    ///
+    /// # Errors
+    /// When it is not found, the policy forbids it, or it is archived.
+    pub async fn untag_host(&self, host_id: HostId, tag: Tag) -> Result<(), AdminError> {
+        self.edit(host_id, |HostAggregate { host, .. }, now| Ok(host.tag(tag.clone(), false, now)?)).await
+    }
+
+    /// The tags of a host, in order: all of them, since there are at most 64.
+    ///
+    /// # Errors
+    /// When it is not found, or hidden.
+    pub async fn host_tags(&self, host_id: HostId) -> Result<PageBody<Tag>, AdminError> {
+        let HostRecord { host, .. } = self.find(Action::ReadHost, host_id).await?;
+        Ok(PageBody { items: host.tags.into_iter().collect(), next_cursor: None })
+    }
+
+    /// Keeps new work away from a host. What runs there goes on. Idempotent.
+    ///
+    /// # Errors
+    /// When it is not found, the policy forbids it, or it is archived.
+    pub async fn cordon_host(&self, host_id: HostId) -> Result<HostBody, AdminError> {
+        self.set_cordoned(host_id, true).await
+    }
+
+    /// Lets new work come to a host again. Idempotent.
+    ///
+    /// # Errors
+    /// When it is not found, the policy forbids it, or it is archived.
+    pub async fn uncordon_host(&self, host_id: HostId) -> Result<HostBody, AdminError> {
+        self.set_cordoned(host_id, false).await
+    }
+
     /// Takes a host out of service and cuts off every token of its, in one commit. Idempotent.
     ///
     /// # Errors
@@ -164,7 +219,40 @@ impl Admin<'_> {
             Ok(Change { write: Some((write, events)), cut_off, result: () })
         })
         .await?;
-        // Not `self.host`: whoever may archive it need not be allowed to read it.
+        self.shown(host_id).await
+    }
+
+    /// Commits what `edit` makes of a host, with the event of it, if that is another than before.
+    async fn edit(
+        &self,
+        host_id: HostId,
+        edit: impl Fn(HostAggregate, Timestamp) -> Result<(Host, BTreeSet<HostField>), AdminError>,
+    ) -> Result<(), AdminError> {
+        self.change(Action::EditHost, &Key::Host(host_id), |aggregate, now| {
+            let revision = aggregate.revision;
+            let (host, fields) = edit(aggregate, now)?;
+            let write = HostWrite::new(Expected::Revision(revision), host);
+            let write = (!fields.is_empty()).then(|| (write, vec![EventBody::HostUpdated { fields }]));
+            Ok(Change { write, cut_off: Vec::new(), result: () })
+        })
+        .await
+    }
+
+    async fn set_cordoned(&self, host_id: HostId, cordoned: bool) -> Result<HostBody, AdminError> {
+        self.change(Action::CordonHost, &Key::Host(host_id), |HostAggregate { revision, host, .. }, now| {
+            let was = host.cordoned;
+            let host = host.cordon(cordoned, now).map_err(CannotEdit::from)?;
+            let event = if cordoned { EventBody::HostCordoned {} } else { EventBody::HostUncordoned {} };
+            let write = HostWrite::new(Expected::Revision(revision), host);
+            let write = (was != cordoned).then(|| (write, vec![event]));
+            Ok(Change { write, cut_off: Vec::new(), result: () })
+        })
+        .await?;
+        self.shown(host_id).await
+    }
+
+    /// A host after it was changed. Not `self.host`: whoever may change it need not be allowed to read it.
+    async fn shown(&self, host_id: HostId) -> Result<HostBody, AdminError> {
         let found = self.fleet.store.find_host(&HostLookup::Id(host_id)).await?;
         found.map(host_body).ok_or(AdminError::NotFound)
     }
@@ -178,8 +266,8 @@ impl Admin<'_> {
             .ok_or_else(|| FieldError::invalid("/tenant_id", "required: you have no tenant, or several").into())
     }
 
-    /// Finds out which host has the name or the external id.
-    async fn clash(&self, error: StoreError, host: &Host) -> AdminError {
+    /// What a failed write of `host` comes from: if its name or its external id is taken, finds out which host has it.
+    pub(super) async fn clash(&self, error: StoreError, host: &Host) -> AdminError {
         let lookup = match (error.kind(), &host.external_id) {
             (StoreErrorKind::NameTaken, _) => HostLookup::Name(host.tenant_id.clone(), host.name.clone()),
             (StoreErrorKind::ExternalIdTaken, Some(external_id)) => {

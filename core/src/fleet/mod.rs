@@ -25,6 +25,7 @@ mod event;
 mod exchange;
 mod gauge;
 mod host;
+mod host_deletion;
 mod install_token;
 mod limits;
 mod liveness;

@@ -118,6 +118,12 @@ codes! {
     NameTaken = "name_taken", 409, "Name taken";
     /// Another host of the tenant has this external id; `host_id` says which.
     ExternalIdTaken = "external_id_taken", 409, "External id taken";
+    /// Containers run on the host; `containers` lists them.
+    HostHasContainers = "host_has_containers", 409, "Host has containers";
+    /// The request changes something and does not say at which revision: send `If-Match`.
+    PreconditionRequired = "precondition_required", 428, "Precondition required";
+    /// The thing is at another revision than `If-Match` says: read it again.
+    PreconditionFailed = "precondition_failed", 412, "Precondition failed";
     /// The thing changed meanwhile, again and again.
     Conflict = "conflict", 409, "Conflict";
     /// Too many requests; see `Retry-After`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::agent_token::CredentialKind;
 use crate::clock::Timestamp;
@@ -74,6 +74,72 @@ pub struct CreatedHost {
     pub host: HostBody,
     /// The install token, shown this once.
     pub install_token: Option<MintedInstallToken>,
+}
+
+/// `PATCH /v1/hosts/{host_id}`: a merge patch (RFC 7396). What is absent stays as it is, `null` removes. Tags are replaced
+/// whole, labels are merged by key.
+///
+/// ```
+/// # use enlist_core::wire::{PatchHost, parse_json};
+/// let patch: PatchHost = parse_json(br#"{"address": "10.0.0.8", "provider": null, "labels": {"rack": null}}"#)?;
+/// assert_eq!(patch.name, None, "stays");
+/// assert_eq!(patch.provider, Some(None), "goes");
+/// assert!(patch.labels.flatten().is_some_and(|labels| labels.values().all(Option::is_none)), "that label goes");
+/// # Ok::<(), enlist_core::FieldError>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchHost {
+    /// Another name, unique among the tenant's unarchived hosts. It cannot be removed.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub name: Option<HostName>,
+    /// Unique in the tenant.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<Option<ExternalId>>,
+    /// Free text.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Option<Placement>>,
+    /// Free text.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub availability_zone: Option<Option<Placement>>,
+    /// Where clients reach it.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub address: Option<Option<Placement>>,
+    /// All that it shall have, at most 64.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Option<BTreeSet<Tag>>>,
+    /// Those to set, and with `None` those to remove; it has at most 64 afterwards.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Option<BTreeMap<LabelKey, Option<LabelValue>>>>,
+}
+
+/// Reads a field that is there, `null` or not: serde by itself takes `null` for one that is absent.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// `GET /v1/hosts/{host_id}/delete-preview`: what runs on the host. Of one that is not online
+/// nothing is known to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletePreview {
+    /// The first 50 of them, in the order of their ids.
+    pub containers: Vec<RunningContainer>,
+    /// How many there are, counted up to 10,000.
+    pub total: u64,
+}
+
+/// A container that stands in the way of a deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningContainer {
+    /// The engine's id of it.
+    pub container_id: String,
+    /// What it is called.
+    pub name: String,
+    /// The image without its tag.
+    pub image: String,
+    /// The tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_tag: Option<String>,
 }
 
 /// A host on the wire.

@@ -24,7 +24,7 @@ pub use agent_token::{
 pub use code::{AgentAction, Code};
 pub use container::ContainerBody;
 pub use event::EventReply;
-pub use host::{CreateHost, CreatedHost, HostBody};
+pub use host::{CreateHost, CreatedHost, DeletePreview, HostBody, PatchHost, RunningContainer};
 pub use install_token::{
     ExchangeReply, ExchangeRequest, ExchangedToken, InstallTokenBody, MintInstallToken, MintedInstallToken,
     ProposedHost,

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::id::{AgentTokenId, HostId};
 use crate::wire::code::{AgentAction, Code};
+use crate::wire::host::RunningContainer;
 
 /// A refusal, ready for any framework: [`Problem::status`], [`Problem::headers`] and its JSON are the whole reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,12 @@ pub struct Problem {
     /// The host that stands in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_id: Option<HostId>,
+    /// Containers that stand in the way, the first 50 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<RunningContainer>,
+    /// How many of them there are in all, counted up to 10,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
     /// Sent as the header `Retry-After`, in whole seconds, rounded up.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
@@ -65,6 +72,8 @@ impl Problem {
             server_time: None,
             token_id: None,
             host_id: None,
+            containers: Vec::new(),
+            total: None,
             retry_after: None,
             accept_encoding: None,
         }

@@ -12,7 +12,7 @@ use enlist_core::store::{
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{MemoryStore, Store};
 
-use crate::twin::{Fault, page, twins};
+use crate::twin::{Fault, faults, page, twins};
 
 #[derive(Clone, Copy, PartialEq)]
 enum List {
@@ -22,6 +22,17 @@ enum List {
     Events,
     Containers,
     Telemetry,
+}
+
+faults! {
+    /// A cursor that names a row which is gone, or is not listed any more, begins anew.
+    CursorsNeedTheirRow {
+        async fn list_hosts(&self, store: &MemoryStore, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
+            let listed = store.list_hosts(&query.clone().whole()).await?.items;
+            let after = query.after.filter(|after| listed.iter().any(|record| record.host.id == *after));
+            store.list_hosts(&HostQuery { after, ..query.clone() }).await
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -101,13 +112,19 @@ lists! {
 
 twins! {
     pages_of_hosts_skip_a_row: Pages(List::Hosts, Slip::Skips) => [
+        "query::pages_of_hosts_hold_still_while_hosts_change_and_go",
         "query::pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added",
     ],
     pages_of_hosts_repeat_a_row: Pages(List::Hosts, Slip::Repeats) => [
+        "query::pages_of_hosts_hold_still_while_hosts_change_and_go",
         "query::pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added",
     ],
     pages_of_hosts_stop_early: Pages(List::Hosts, Slip::StopsEarly) => [
+        "query::pages_of_hosts_hold_still_while_hosts_change_and_go",
         "query::pages_of_hosts_miss_and_repeat_nothing_while_hosts_are_added",
+    ],
+    a_cursor_needs_its_row: CursorsNeedTheirRow => [
+        "query::pages_of_hosts_hold_still_while_hosts_change_and_go",
     ],
     pages_of_install_tokens_skip_a_row: Pages(List::InstallTokens, Slip::Skips) => [
         "query::pages_of_tokens_miss_and_repeat_nothing",

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use enlist_core::conformance::sample::{at, tenant};
 use enlist_core::event::EventBody;
 use enlist_core::fleet::{AdminError, EventFilter, HostFilter, SeriesRange, TelemetryRange, TokenFilter};
-use enlist_core::host::{HostKind, HostName, Status};
+use enlist_core::host::{HostKind, HostName, Status, Tag};
 use enlist_core::lineage::Overlap;
 use enlist_core::policy::{Action, Actor, Decision, DefaultPolicy, Policy, Resource, Role, Scope};
+use enlist_core::store::Revision;
 use enlist_core::telemetry::Step;
-use enlist_core::wire::{CreateHost, HostBody, IssueAgentToken, MintInstallToken, Problem, RotateAgentToken};
+use enlist_core::wire::{
+    CreateHost, HostBody, IssueAgentToken, MintInstallToken, PatchHost, Problem, RotateAgentToken,
+};
 use enlist_core::{ActorId, HostId};
 
 use crate::world::World;
@@ -204,6 +207,9 @@ async fn every_verb(
         let root = world.fleet.admin(&world.root);
         root.mint_install_token(host_id, MintInstallToken::default()).await.unwrap().id
     };
+    let revision = Revision::new(world.fleet.admin(&world.root).host(host_id).await.unwrap().revision);
+    let patch = PatchHost { provider: Some("p".parse().ok()), ..PatchHost::default() };
+    let tag: Tag = "t".parse().unwrap();
     let cut_off = RotateAgentToken { overlap: Overlap::None };
     let fresh = format!("new-{}", token_id);
     let create = CreateHost { tenant_id: Some(tenant(tenant_name)), ..named(&fresh, kind) };
@@ -211,6 +217,13 @@ async fn every_verb(
     let answers = vec![
         (Action::CreateHost, status(admin.create_host(create).await.map(|_| ()))),
         (Action::ReadHost, status(admin.host(host_id).await.map(|_| ()))),
+        (Action::ReadHost, status(admin.host_tags(host_id).await.map(|_| ()))),
+        (Action::ReadHost, status(admin.delete_preview(host_id).await.map(|_| ()))),
+        (Action::EditHost, status(admin.edit_host(host_id, revision, patch).await.map(|_| ()))),
+        (Action::EditHost, status(admin.tag_host(host_id, tag.clone()).await)),
+        (Action::EditHost, status(admin.untag_host(host_id, tag).await)),
+        (Action::CordonHost, status(admin.cordon_host(host_id).await.map(|_| ()))),
+        (Action::CordonHost, status(admin.uncordon_host(host_id).await.map(|_| ()))),
         (Action::ReadHost, status(admin.list_containers(host_id, true, None, None).await.map(|_| ()))),
         (Action::ReadHost, status(admin.list_telemetry(host_id, TelemetryRange::default()).await.map(|_| ()))),
         (Action::ReadHost, status(admin.latest_telemetry(host_id).await.map(|_| ()))),
@@ -231,10 +244,11 @@ async fn every_verb(
         (Action::RevokeAgentToken, status(admin.revoke_agent_token(host_id, token_id).await)),
         (Action::RevokeAgentToken, status(admin.revoke_agent_tokens(host_id).await.map(|_| ()))),
         (Action::ArchiveHost, status(admin.archive_host(host_id).await.map(|_| ()))),
+        (Action::DeleteHost, status(admin.delete_host(host_id, false).await)),
     ];
     // Lists answer everybody, with what they may see; every other action must have been asked above.
-    for action in Action::ALL.into_iter().filter(|action| *action != Action::ReadEvents) {
-        assert!(answers.iter().any(|(asked, _)| *asked == action), "{action:?} is not walked");
+    for action in Action::ALL.iter().filter(|action| **action != Action::ReadEvents) {
+        assert!(answers.iter().any(|(asked, _)| asked == action), "{action:?} is not walked");
     }
     answers
 }

@@ -5,6 +5,8 @@ mod authenticate;
 mod cache;
 mod catch_up;
 mod exchange;
+mod host;
+mod host_deletion;
 mod ingest;
 mod limits;
 mod liveness;

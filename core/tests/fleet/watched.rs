@@ -28,6 +28,8 @@ pub(crate) struct Watched {
     pub(crate) gate: Arc<Mutex<()>>,
     pub(crate) has_read: Arc<Notify>,
     pub(crate) failing: Arc<AtomicBool>,
+    /// So many commits find that somebody else was quicker.
+    pub(crate) conflicts: Arc<AtomicUsize>,
     /// It cannot tell of changes.
     pub(crate) mute: Arc<AtomicBool>,
     /// Its subscriptions fail.
@@ -100,6 +102,9 @@ impl Store for Watched {
         self.inner.load(key).await
     }
     async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        if self.conflicts.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(StoreErrorKind::Conflict.into());
+        }
         self.inner.commit(commit).await
     }
     async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {

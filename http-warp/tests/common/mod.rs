@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use enlist_core::fleet::{EventFilter, FleetBuilder, HostFilter, Limits, TelemetryRange, TokioTimer};
+use enlist_core::fleet::{EventFilter, FleetBuilder, HostFilter, Limits, TelemetryRange, TokenFilter, TokioTimer};
 use enlist_core::secret::Prefix;
 use enlist_core::{
     Actor, ActorId, Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken, Role, SystemEntropy, TenantId,
     Timestamp,
 };
-use enlist_http_warp::{AdminAuth, AuthError, PeerAddr, Response, Routes, peer_address};
+use enlist_http_warp::{AdminAuth, AuthError, PeerAddr, Response, Route, Routes, peer_address};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -58,6 +58,8 @@ pub fn actor(name: &str) -> Option<Actor> {
 pub struct House {
     pub fleet: Fleet,
     pub app: BoxedFilter<(Response,)>,
+    /// Every route of it.
+    pub table: Vec<Route>,
     pub clock: Arc<ManualClock>,
     /// Its drop stops the drivers.
     _stop: oneshot::Sender<()>,
@@ -132,8 +134,8 @@ impl House {
         while !fleet.accepts_reports() {
             tokio::task::yield_now().await;
         }
-        let app = Routes::new(fleet.clone(), Names).client_address(peer_address).build();
-        Self { fleet, app, clock, _stop: stop }
+        let routes = Routes::new(fleet.clone(), Names).client_address(peer_address);
+        Self { fleet, table: routes.table(), app: routes.build(), clock, _stop: stop }
     }
 
     pub fn ask(&self, method: &str, path: &str) -> Ask<'_> {
@@ -189,7 +191,12 @@ impl House {
             };
             let telemetry = admin.list_telemetry(host.id, range).await.expect("telemetry");
             let containers = admin.list_containers(host.id, true, None, limit).await.expect("containers");
-            contact.insert(host.id.to_string(), (telemetry, containers));
+            let tokens = TokenFilter { limit, ..TokenFilter::default() };
+            let tokens = (
+                admin.list_agent_tokens(host.id, tokens.clone()).await.expect("agent tokens"),
+                admin.list_install_tokens(host.id, tokens).await.expect("install tokens"),
+            );
+            contact.insert(host.id.to_string(), (telemetry, containers, tokens));
         }
         json!({"hosts": hosts, "events": events, "contact": contact})
     }
