@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use enlist_core::host::{ExternalId, HostName};
 use enlist_core::secret::Prefix;
 use enlist_core::telemetry::HostFacts;
 use enlist_core::wire::{AgentAction, Code, ExchangeReply, Problem, ProposedHost};
@@ -63,9 +64,23 @@ impl Enrolment {
         Self { facts: Some(facts), ..self }
     }
 
-    /// For tenant-bound install tokens: the host to find or make.
+    /// For tenant-bound install tokens: the host to find or make; see also [`this_machine`](crate::this_machine). With one of
+    /// a host the server does not look at it.
     pub fn host(self, host: ProposedHost) -> Self {
         Self { host: Some(host), ..self }
+    }
+
+    /// For tenant-bound install tokens: what the host is called, if it is made.
+    pub fn host_name(self, name: HostName) -> Self {
+        let host = self.host.unwrap_or_default();
+        Self { host: Some(ProposedHost { name: Some(name), ..host }), ..self }
+    }
+
+    /// For tenant-bound install tokens: what the host is found by once it has lost its credential. Unique in the tenant, and
+    /// this machine's alone: clones with one external id between them are refused, but for the first.
+    pub fn external_id(self, external_id: ExternalId) -> Self {
+        let host = self.host.unwrap_or_default();
+        Self { host: Some(ProposedHost { external_id: Some(external_id), ..host }), ..self }
     }
 
     /// Another source of randomness, fit for cryptography.

@@ -48,6 +48,7 @@ mod event;
 mod install_token;
 pub mod keyring;
 mod lease;
+mod machine;
 mod session;
 mod stamp;
 mod timer;
@@ -59,6 +60,8 @@ pub use backoff::Backoff;
 pub use client::{Client, ClientBuilder, REQUEST_TIMEOUT};
 pub use collector::{Collected, Collector, Containers, SystemCollector};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, SecretBytes};
+pub use enlist_core::host::{ExternalId, HostName};
+pub use enlist_core::wire::ProposedHost;
 pub use enlist_core::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use enrolment::Enrolment;
 pub use error::{
@@ -68,6 +71,7 @@ pub use error::{
 pub use event::{Event, Events};
 pub use install_token::InstallToken;
 pub use lease::Lease;
+pub use machine::this_machine;
 pub use reqwest;
 pub use session::{Permit, Session, SessionBuilder, Worked};
 pub use timer::{Timer, TokioTimer};

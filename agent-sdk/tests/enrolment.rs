@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use enlist_agent_sdk::{
-    Agent, Client, Credential, CredentialError, CredentialStore, EnrolError, Enrolment, FileCredentialStore, OpenError,
+    Agent, Client, Credential, CredentialError, CredentialStore, EnrolError, Enrolment, ExternalId,
+    FileCredentialStore, HostName, OpenError,
 };
 use enlist_core::wire::{Code, Problem};
 use support::*;
@@ -77,6 +78,38 @@ async fn a_restart_between_repeats_the_same_claim() {
     let first = enrolment(&server, home.path(), &timer).attempt(&token).await;
     assert!(matches!(first, Err(EnrolError::Unanswered(_))), "{first:?}");
     enrolment(&server, home.path(), &timer).attempt(&token).await.expect("enrolled");
+    assert_eq!(server.claims()[0], server.claims()[1]);
+}
+
+#[tokio::test]
+async fn what_the_host_is_called_is_proposed_each_by_itself() {
+    let home = tempdir().expect("a directory");
+    let server = Server::start(|_, _| Answer::Lost).await;
+    let enrolment = enrolment(&server, home.path(), &MovingTimer::new());
+    let (name, id) = (HostName::new("web-1").expect("a name"), ExternalId::new("i-1").expect("an id"));
+    let proposals = [
+        enrolment.clone(),
+        enrolment.clone().host_name(name.clone()),
+        enrolment.clone().external_id(id.clone()),
+        enrolment.host_name(name).external_id(id),
+    ];
+    for proposal in &proposals {
+        let _ = proposal.attempt(&install_token()).await;
+    }
+    let asked: Vec<_> = server.asked().into_iter().map(|asked| asked.body["host"].clone()).collect();
+    let (name, id) = (serde_json::json!({"name": "web-1"}), serde_json::json!({"external_id": "i-1"}));
+    assert_eq!(asked, [serde_json::Value::Null, name, id, serde_json::json!({"name": "web-1", "external_id": "i-1"})]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_final_and_another_can_be_proposed_with_the_same_claim() {
+    let home = tempdir().expect("a directory");
+    let server = Server::start(|n, _| if n == 0 { refusal(Code::NameTaken) } else { enrolled() }).await;
+    let enrolment = enrolment(&server, home.path(), &MovingTimer::new());
+    let (token, named) = (install_token(), |name| enrolment.clone().host_name(HostName::new(name).expect("a name")));
+    let error = named("web-1").run(&token).await.expect_err("refused");
+    assert!(matches!(&error, EnrolError::Refused(problem) if problem.code == Code::NameTaken), "{error:?}");
+    named("web-2").run(&token).await.expect("enrolled");
     assert_eq!(server.claims()[0], server.claims()[1]);
 }
 

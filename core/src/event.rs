@@ -85,6 +85,9 @@ pub enum EventBody {
         name: HostName,
         /// Whose machine it is.
         kind: HostKind,
+        /// The tenant's install token whose exchange made it, if one did; the actor is then who made the token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        install_token_id: Option<InstallTokenId>,
     },
     /// What is said of a host was changed.
     #[serde(rename = "host.updated")]

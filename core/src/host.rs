@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::error::{FieldError, InvalidTransition};
-use crate::id::{HostId, TenantId};
+use crate::id::{HostId, InstallTokenId, TenantId};
 use crate::text::bounded_text;
 use crate::wire::PatchHost;
 
@@ -119,6 +119,8 @@ pub struct Host {
     pub generation: u64,
     /// When an install token of its was first exchanged.
     pub enrolled_at: Option<Timestamp>,
+    /// The install token of its tenant whose exchange made it; none if an administrator created it.
+    pub made_with: Option<InstallTokenId>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When the administrator or an exchange last changed it.

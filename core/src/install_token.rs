@@ -1,5 +1,6 @@
 //! The install token: `Issued → Consumed`, or `Revoked`. It buys exactly one agent token, for ever the same claim's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent_token::{AgentToken, AgentTokenState, CredentialKind, Draft, Origin, RevokeReason};
 use crate::clock::Timestamp;
 use crate::error::InvalidTransition;
+use crate::host::{ExternalId, Host, HostKind, HostName, Lifecycle};
 use crate::id::{ActorId, AgentTokenId, HostId, InstallTokenId, LineageId, TenantId};
 use crate::secret::TokenHash;
 
@@ -143,6 +145,46 @@ impl InstallToken {
         }
     }
 
+    /// Whether its exchange enrols this host anew; `live` are the Pending and Active agent tokens of the host. A token that is
+    /// bound to a tenant gets back what such a token made, once nothing is left that could still work: it takes over no
+    /// running host, none that an administrator created, and none that is out of service.
+    pub fn reenrols(&self, host: &Host, live: &[AgentToken]) -> bool {
+        self.binding == Binding::Tenant
+            && self.tenant_id == host.tenant_id
+            && host.made_with.is_some()
+            && !host.is_archived()
+            && live.is_empty()
+    }
+
+    /// The host that its exchange makes when it is bound to a tenant: one that the tenant brings.
+    pub fn make_host(
+        &self,
+        id: HostId,
+        name: Option<HostName>,
+        external_id: Option<ExternalId>,
+        now: Timestamp,
+    ) -> Host {
+        Host {
+            id,
+            tenant_id: self.tenant_id.clone(),
+            kind: HostKind::Byoc,
+            name: name.unwrap_or_else(|| unnamed(id)),
+            external_id,
+            provider: None,
+            availability_zone: None,
+            address: None,
+            tags: BTreeSet::new(),
+            labels: BTreeMap::new(),
+            cordoned: false,
+            lifecycle: Lifecycle::Live,
+            generation: 0,
+            enrolled_at: None,
+            made_with: Some(self.id),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// Spends it.
     ///
     /// # Errors
@@ -211,6 +253,12 @@ impl InstallToken {
     fn refuse(&self, attempted: &'static str, now: Timestamp) -> InvalidTransition {
         InvalidTransition { entity: "install token", state: self.status(now).as_str(), attempted }
     }
+}
+
+/// What a host is called that nobody has named: by the end of its id, which is random.
+fn unnamed(id: HostId) -> HostName {
+    let id = id.as_uuid().simple().to_string();
+    HostName::new(format!("host-{}", &id[20..])).expect("hexadecimal digits are printable, and these are few")
 }
 
 /// What the wire calls the state of an install token.

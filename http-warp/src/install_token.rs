@@ -12,7 +12,14 @@ use crate::request::id;
 use crate::resource::{AdminCall, PublicCall, Resource};
 
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
-    exchange(api).or(install_tokens(api)).unify().or(install_token(api)).unify().boxed()
+    exchange(api)
+        .or(install_tokens(api))
+        .unify()
+        .or(tenant_install_tokens(api))
+        .unify()
+        .or(install_token(api))
+        .unify()
+        .boxed()
 }
 
 fn exchange(api: &Routes) -> BoxedFilter<(Response,)> {
@@ -42,6 +49,23 @@ fn install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
         .admin(Method::GET, list)
         .admin(Method::POST, mint)
         .at(warp::path!("hosts" / String / "install-tokens"))
+}
+
+fn tenant_install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
+    async fn list(call: AdminCall, tenant_id: String) -> Answer {
+        let tenant_id = id(&tenant_id)?;
+        let filter: TokenFilter = call.request.query()?;
+        Ok(json(StatusCode::OK, &call.admin().list_tenant_install_tokens(tenant_id, filter).await?))
+    }
+    async fn mint(mut call: AdminCall, tenant_id: String) -> Answer {
+        let tenant_id = id(&tenant_id)?;
+        let request: MintInstallToken = call.json_or_default().await?;
+        Ok(json(StatusCode::CREATED, &call.admin().mint_tenant_install_token(tenant_id, request).await?))
+    }
+    Resource::new(api, "/v1/tenants/{tenant_id}/install-tokens")
+        .admin(Method::GET, list)
+        .admin(Method::POST, mint)
+        .at(warp::path!("tenants" / String / "install-tokens"))
 }
 
 fn install_token(api: &Routes) -> BoxedFilter<(Response,)> {

@@ -54,7 +54,8 @@ fn asked<'a>(house: &'a House, known: &Known, route: &Route, path: &str) -> Ask<
         ("GET" | "PUT" | "DELETE", _) => Value::Null,
         _ => json!({}),
     };
-    let ask = house.ask(route.method.as_str(), path);
+    let course = route.path.ends_with("/{container_id}/telemetry");
+    let ask = house.ask(route.method.as_str(), &format!("{path}{}", if course { "?step=60" } else { "" }));
     match route.method.as_str() {
         "PATCH" => ask.header("if-match", &format!("\"{}\"", known.revision)).json(&body),
         _ if body.is_null() => ask,

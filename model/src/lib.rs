@@ -10,7 +10,7 @@
 //! What is searched is a [`Config`]; [`search()`](search::search) looks at every state within its bounds and says what became of each
 //! [`property`]. A [`Mutation`] takes one rule away, to see that the search finds out.
 //!
-//! What the model leaves out: the end of the time in which an expired token can propose, the expiry of install tokens, archived and deleted hosts, caches, several install tokens of a host,
+//! What the model leaves out: the end of the time in which an expired token can propose, the expiry of install tokens, archived and deleted hosts, caches, install tokens of a tenant, several install tokens of a host,
 //! and the policy that revokes a lineage when a retired token is presented. A commit is atomic and the whole of a load, a
 //! judgement and a commit is one step, since a conflict is judged anew.
 

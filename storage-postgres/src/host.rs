@@ -19,7 +19,7 @@ macro_rules! host_columns {
     () => {
         "h.id, h.revision, h.tenant_id, h.kind, h.name, h.external_id, h.provider, h.availability_zone, h.address,
          h.labels::text AS labels, h.cordoned, h.archived_at, h.generation, h.enrolled_at, h.created_at, h.updated_at,
-         ARRAY(SELECT t.tag FROM {schema}.host_tags AS t WHERE t.host_id = h.id) AS tags"
+         h.made_with, ARRAY(SELECT t.tag FROM {schema}.host_tags AS t WHERE t.host_id = h.id) AS tags"
     };
 }
 
@@ -47,21 +47,22 @@ const FIND_BY_NAME: &str =
 const INSERT: &str = "
     WITH made AS (
         INSERT INTO {schema}.hosts (id, revision, tenant_id, kind, name, external_id, provider, availability_zone, address,
-                                    labels, cordoned, archived_at, generation, enrolled_at, created_at, updated_at)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16
+                                    labels, cordoned, archived_at, generation, enrolled_at, created_at, updated_at,
+                                    made_with)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16, $17
         WHERE NOT EXISTS (SELECT FROM {schema}.deleted_hosts WHERE host_id = $1)
         RETURNING id
     )
     INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version, archived)
-    SELECT id, $17, $18::text::json, 0, $12 IS NOT NULL FROM made";
+    SELECT id, $18, $19::text::json, 0, $12 IS NOT NULL FROM made";
 
 /// The guard stands in the statement too, so that two writes of one aggregate in one commit cannot both pass.
 const UPDATE: &str = "
     UPDATE {schema}.hosts SET
         revision = $2, tenant_id = $3, kind = $4, name = $5, external_id = $6, provider = $7, availability_zone = $8,
         address = $9, labels = $10::text::json, cordoned = $11, archived_at = $12, generation = $13, enrolled_at = $14,
-        created_at = $15, updated_at = $16
-    WHERE id = $1 AND revision = $17";
+        created_at = $15, updated_at = $16, made_with = $17
+    WHERE id = $1 AND revision = $18";
 
 /// Only what changed: most writes of a host change no tag.
 const PUT_TAGS: &str = "
@@ -97,6 +98,7 @@ fn decode(row: &PgRow) -> Result<(Revision, Host), Failure> {
         lifecycle: lifecycle_of(row.try_get("archived_at")?),
         generation: generation.0,
         enrolled_at: row.try_get::<Option<At>, _>("enrolled_at")?.map(|at| at.0),
+        made_with: row.try_get::<Option<Id>, _>("made_with")?.map(Into::into),
         created_at: at("created_at")?,
         updated_at: at("updated_at")?,
     };
@@ -149,7 +151,8 @@ pub(crate) async fn put(db: &mut Db, host: &Host, expected: Expected) -> Result<
         .bind(Count(host.generation))
         .bind(host.enrolled_at.map(At))
         .bind(At(host.created_at))
-        .bind(At(host.updated_at));
+        .bind(At(host.updated_at))
+        .bind(host.made_with.map(Id::from));
     let row = match expected {
         Expected::Absent => row.bind(presence::NEW.0).bind(presence::NEW.1),
         Expected::Revision(revision) => row.bind(Count(revision.get())),

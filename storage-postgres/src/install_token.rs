@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use enlist_core::install_token::{Binding, Claim, InstallToken, InstallTokenState};
-use enlist_core::store::{Expected, InstallTokenQuery, Page, Revision, StoreErrorKind};
+use enlist_core::store::{Expected, InstallTokenOwner, InstallTokenQuery, Page, Revision, StoreErrorKind};
 use enlist_core::{HostId, InstallTokenId, TokenHash};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -31,8 +31,15 @@ const LOCK: &str = "SELECT id, revision FROM {schema}.install_tokens WHERE id = 
 const BY_HASH: &str = concat!(select_install_token!(), " WHERE hash = $1");
 const BY_ID: &str = concat!(select_install_token!(), " WHERE id = $1");
 const ISSUED_OF_HOST: &str = concat!(select_install_token!(), " WHERE host_id = $1 AND state = 'issued'");
-const LIST: &str =
-    concat!(select_install_token!(), " WHERE host_id = $1 AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3");
+
+/// Those of this owner, page by page.
+macro_rules! list_where {
+    ($owner:literal) => {
+        concat!(select_install_token!(), " WHERE ", $owner, " AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3")
+    };
+}
+const LIST_OF_HOST: &str = list_where!("host_id = $1");
+const LIST_OF_TENANT: &str = list_where!("tenant_id = $1 AND host_id IS NULL");
 
 /// With its hash in the register: as that of an agent token, see there.
 macro_rules! insert {
@@ -266,8 +273,11 @@ pub(crate) async fn put_of_tenant(db: &mut Db, token: &InstallToken, expected: E
 
 /// `list_install_tokens`.
 pub(crate) async fn list(db: &mut Db, query: &InstallTokenQuery) -> Result<Page<InstallToken>, Failure> {
-    let page = db.query(LIST).bind(Id::from(query.host_id)).bind(query.after.map(Id::from));
-    let rows = page.bind(overread(query.limit)).fetch_all(db.connection()).await?;
+    let owned = match &query.owner {
+        InstallTokenOwner::Host(host_id) => db.query(LIST_OF_HOST).bind(Id::from(*host_id)),
+        InstallTokenOwner::Tenant(tenant_id) => db.query(LIST_OF_TENANT).bind(tenant_id.as_str()),
+    };
+    let rows = owned.bind(query.after.map(Id::from)).bind(overread(query.limit)).fetch_all(db.connection()).await?;
     let tokens = rows.iter().map(|row| decode(row).map(|(_, token)| token));
     Ok(Page::of_overread(tokens.collect::<Result<_, _>>()?, query.limit))
 }

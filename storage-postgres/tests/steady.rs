@@ -6,7 +6,7 @@ use common::watched::{Watched, accepted, machine, spawn, stopped, with_facts};
 use common::{SOMEBODY_WAITS, everything, full_report};
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::host::{Host, HostName, Lifecycle, Presence};
-use enlist_core::store::{AppendOutcome, ContainerQuery, Revision, Silence, Store};
+use enlist_core::store::{AppendOutcome, ContainerQuery, Revision, Store};
 use enlist_core::telemetry::{HostFacts, Report};
 use enlist_storage_postgres::PgStore;
 
@@ -120,8 +120,8 @@ async fn a_host_that_changes_is_looked_at() {
     watched.ways().await;
     // One that was silent comes back, with its event.
     let window = std::time::Duration::from_secs(90);
-    let silence = Silence { host_id: agent.host.id, at: at(200_000), window, event_id: sample::event_id() };
-    assert_eq!(store.mark_silent(vec![silence]).await.unwrap().len(), 1);
+    sample::watch(&store).await;
+    assert_eq!(store.sweep(sample::sweep(at(200_000), window)).await.unwrap().events.len(), 1);
     let appended = store.append(vec![agent.append(full_report(86_402))]).await.unwrap();
     assert_eq!(appended.events.len(), 1);
     assert_eq!(watched.ways().await, ["86402 transaction"]);

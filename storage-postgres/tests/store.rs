@@ -45,7 +45,7 @@ async fn every_answer(store: &PgStore) -> Vec<Result<(), StoreError>> {
         store.authenticate(&TokenHash::from_bytes([7; 32])).await.map(drop),
         store.find_host(&HostLookup::Id(host_id)).await.map(drop),
         store.list_hosts(&HostQuery::new(Scope::All, 1)).await.map(drop),
-        store.list_install_tokens(&InstallTokenQuery { host_id, after: None, limit: 1 }).await.map(drop),
+        store.list_install_tokens(&InstallTokenQuery { owner: host_id.into(), after: None, limit: 1 }).await.map(drop),
         store.list_agent_tokens(&AgentTokenQuery::new(host_id, 1)).await.map(drop),
         store.list_events(&EventQuery::new(Scope::All, 1)).await.map(drop),
         store.append(vec![sample::append(&host, sample::report(at(1)))]).await.map(drop),

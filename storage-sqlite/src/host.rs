@@ -32,6 +32,7 @@ pub(crate) struct HostRow {
     archived_at: Option<At>,
     generation: Count,
     enrolled_at: Option<At>,
+    made_with: Option<Id>,
     created_at: At,
     updated_at: At,
 }
@@ -53,6 +54,7 @@ impl HostRow {
             archived_at: host.lifecycle.archived_at().map(At),
             generation: Count(host.generation),
             enrolled_at: host.enrolled_at.map(At),
+            made_with: host.made_with.map(Id::from),
             created_at: At(host.created_at),
             updated_at: At(host.updated_at),
         })
@@ -74,6 +76,7 @@ impl HostRow {
             lifecycle: lifecycle_of(self.archived_at),
             generation: self.generation.0,
             enrolled_at: self.enrolled_at.map(|at| at.0),
+            made_with: self.made_with.map(Into::into),
             created_at: self.created_at.0,
             updated_at: self.updated_at.0,
         };

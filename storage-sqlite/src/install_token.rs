@@ -3,7 +3,7 @@
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use enlist_core::install_token::{Binding, Claim, InstallToken, InstallTokenState};
-use enlist_core::store::{Expected, InstallTokenQuery, Page, Revision, StoreErrorKind};
+use enlist_core::store::{Expected, InstallTokenOwner, InstallTokenQuery, Page, Revision, StoreErrorKind};
 use enlist_core::{HostId, InstallTokenId, TokenHash};
 
 use crate::agent_token::credential_kind_of;
@@ -199,11 +199,16 @@ pub(crate) fn list(
     query: &InstallTokenQuery,
 ) -> Result<Page<InstallToken>, Failure> {
     let mut rows = install_tokens::table
-        .filter(install_tokens::host_id.eq(Id::from(query.host_id)))
         .order(install_tokens::id)
         .limit(overread(query.limit))
         .select(InstallTokenRow::as_select())
         .into_boxed();
+    rows = match &query.owner {
+        InstallTokenOwner::Host(host_id) => rows.filter(install_tokens::host_id.eq(Id::from(*host_id))),
+        InstallTokenOwner::Tenant(tenant_id) => rows
+            .filter(install_tokens::tenant_id.eq(tenant_id.as_str().to_owned()))
+            .filter(install_tokens::host_id.is_null()),
+    };
     if let Some(after) = query.after {
         rows = rows.filter(install_tokens::id.gt(Id::from(after)));
     }

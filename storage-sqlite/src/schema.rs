@@ -29,6 +29,7 @@ table! {
         archived_at -> Nullable<BigInt>,
         generation -> BigInt,
         enrolled_at -> Nullable<BigInt>,
+        made_with -> Nullable<Binary>,
         created_at -> BigInt,
         updated_at -> BigInt,
         facts -> Text,

@@ -50,7 +50,7 @@ async fn every_answer(store: &SqliteStore) -> Vec<Result<(), StoreError>> {
         store.authenticate(&hash).await.map(drop),
         store.find_host(&HostLookup::Id(host.id)).await.map(drop),
         store.list_hosts(&HostQuery::new(Scope::All, 1)).await.map(drop),
-        store.list_install_tokens(&InstallTokenQuery { host_id: host.id, after: None, limit: 1 }).await.map(drop),
+        store.list_install_tokens(&InstallTokenQuery { owner: host.id.into(), after: None, limit: 1 }).await.map(drop),
         store.list_agent_tokens(&AgentTokenQuery::new(host.id, 1)).await.map(drop),
         store.list_events(&EventQuery::new(Scope::All, 1)).await.map(drop),
         store.append(vec![sample::append(&host, sample::report(at(1)))]).await.map(drop),

@@ -101,7 +101,7 @@ impl AgentBuilder {
         Self { agent_token: Some(token), ..self }
     }
 
-    /// For tenant-bound install tokens: the host to find or make.
+    /// For tenant-bound install tokens: the host to find or make; see also [`this_machine`](crate::this_machine).
     pub fn host(self, host: ProposedHost) -> Self {
         Self { proposed_host: Some(host), ..self }
     }

@@ -68,6 +68,7 @@ fn host_with_token(number: u32, at: Timestamp, plain: &PlainToken) -> Result<(Ho
         lifecycle: Lifecycle::Live,
         generation: 0,
         enrolled_at: Some(at),
+        made_with: None,
         created_at: at,
         updated_at: at,
     };

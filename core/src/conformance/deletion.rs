@@ -68,7 +68,7 @@ pub async fn a_deleted_host_is_gone_with_its_tokens(fixture: &impl Fixture) {
         let listed = store.list_hosts(&HostQuery::new(Scope::All, 10)).await.unwrap().items;
         assert_eq!(listed.iter().map(|record| record.host.id).collect::<Vec<_>>(), [neighbour.id]);
         assert!(sample::agent_tokens(store, host.id).await.is_empty());
-        let query = InstallTokenQuery { host_id: host.id, after: None, limit: 10 };
+        let query = InstallTokenQuery { owner: host.id.into(), after: None, limit: 10 };
         assert!(store.list_install_tokens(&query).await.unwrap().items.is_empty());
     }
 }

@@ -189,6 +189,7 @@ properties! {
         hosts_are_filtered_by_tag_kind_and_tenant,
         a_name_prefix_is_taken_to_the_byte,
         pages_of_tokens_miss_and_repeat_nothing,
+        a_tenants_install_tokens_are_listed_apart,
         agent_tokens_are_listed_by_lineage,
     }
     event {
@@ -282,6 +283,8 @@ properties! {
         one_of_many_commits_at_one_revision_wins,
         one_of_sixty_four_claims_wins_an_install_token,
         one_claim_sent_sixty_four_times_buys_one_credential,
+        one_of_many_exchanges_of_a_tenants_install_token_makes_one_host,
+        one_of_many_install_tokens_of_a_tenant_gets_an_external_id,
         one_report_sent_many_times_at_once_is_stored_once,
         a_first_use_in_many_requests_promotes_once,
         many_sweeps_at_once_tell_of_each_host_once,

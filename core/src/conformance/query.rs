@@ -7,11 +7,12 @@ use super::sample::{self, at};
 use crate::agent_token::{AgentToken, AgentTokenState, RevokeReason};
 use crate::host::{ExternalId, Host, HostKind, HostName, Lifecycle, Status, Tag};
 use crate::id::HostId;
-use crate::install_token::{InstallToken, InstallTokenState};
+use crate::install_token::{Binding, InstallToken, InstallTokenState};
 use crate::policy::{Kinds, Scope};
 use crate::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
-    HostRecord, HostWrite, InstallTokenQuery, Key, Page, Presented, Revision, Store, TelemetryQuery, Write,
+    HostRecord, HostWrite, InstallTokenOwner, InstallTokenQuery, Key, Page, Presented, Revision, Store, TelemetryQuery,
+    Write,
 };
 use crate::telemetry::Report;
 
@@ -165,7 +166,7 @@ pub async fn every_read_sees_what_another_handle_wrote(fixture: &impl Fixture) {
     let telemetry = TelemetryQuery::new(host.id, at(0), at(99), 10);
     let containers = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 10 };
     let agent_tokens = AgentTokenQuery::new(host.id, 10);
-    let install_tokens = InstallTokenQuery { host_id: host.id, after: None, limit: 10 };
+    let install_tokens = InstallTokenQuery { owner: host.id.into(), after: None, limit: 10 };
     // How many rows each read finds, and what it says of the host.
     let read = || async {
         let listed = there.list_hosts(&HostQuery::new(Scope::All, 10)).await.unwrap().items;
@@ -455,13 +456,46 @@ pub async fn pages_of_tokens_miss_and_repeat_nothing(fixture: &impl Fixture) {
     for limit in [1, 2, 5, 6] {
         assert_eq!(walk_tokens(&store, AgentTokenQuery::new(host.id, limit)).await, agent_tokens);
         let seen = sample::walk(|last: Option<&InstallToken>| {
-            let query = InstallTokenQuery { host_id: host.id, after: last.map(|token| token.id), limit };
+            let query = InstallTokenQuery { owner: host.id.into(), after: last.map(|token| token.id), limit };
             let store = &store;
             async move { store.list_install_tokens(&query).await.unwrap() }
         })
         .await;
         assert_eq!(seen, install_tokens);
     }
+}
+
+/// Those of the tenant's hosts, and of other tenants, are not among them; nor they among those of its hosts.
+pub async fn a_tenants_install_tokens_are_listed_apart(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (host, other) = (sample::host("a"), Host { tenant_id: sample::tenant("other"), ..sample::host("b") });
+    let of_host = sample::install_token(&host);
+    let write = HostWrite { install_tokens: vec![of_host.clone()], ..HostWrite::new(Expected::Absent, host.clone()) };
+    sample::commit(&store, write).await;
+    let mut expected = (Vec::new(), Vec::new());
+    for n in 0..5 {
+        for (host, tokens) in [(&host, &mut expected.0), (&other, &mut expected.1)] {
+            let issued = InstallToken { binding: Binding::Tenant, ..sample::install_token(host) };
+            let token = if n % 2 == 0 { issued } else { issued.revoke(at(4)).unwrap() };
+            let mint = Write::TenantInstallToken { expected: Expected::Absent, token: token.clone() };
+            store.commit(Commit::of(mint, Vec::new())).await.unwrap();
+            tokens.push(token);
+        }
+    }
+    let walk = async |owner: InstallTokenOwner, limit| {
+        sample::walk(|last: Option<&InstallToken>| {
+            let query = InstallTokenQuery { owner: owner.clone(), after: last.map(|token| token.id), limit };
+            let store = &store;
+            async move { store.list_install_tokens(&query).await.unwrap() }
+        })
+        .await
+    };
+    for limit in [1, 2, 5, 6] {
+        assert_eq!(walk(host.tenant_id.clone().into(), limit).await, expected.0);
+        assert_eq!(walk(other.tenant_id.clone().into(), limit).await, expected.1);
+    }
+    assert_eq!(walk(host.id.into(), 5).await, [of_host]);
+    assert_eq!(walk(sample::tenant("nobody").into(), 5).await, []);
 }
 
 /// Of that host, in the order of their ids, and as many a page as asked for, whatever stands between them.

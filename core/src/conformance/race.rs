@@ -12,11 +12,11 @@ use super::Fixture;
 use super::sample::{self, at};
 use crate::event::{EventBody, Position};
 use crate::fleet::{EnrolError, Limits};
-use crate::host::{HostKind, HostName};
+use crate::host::{ExternalId, HostKind, HostName};
 use crate::policy::{Actor, Scope};
 use crate::secret::{PlainToken, Prefix};
-use crate::store::{AppendOutcome, Commit, EventQuery, Revision, Store, StoreErrorKind, TelemetryQuery};
-use crate::wire::{CreateHost, ExchangeRequest};
+use crate::store::{AppendOutcome, Commit, EventQuery, HostQuery, Revision, Store, StoreErrorKind, TelemetryQuery};
+use crate::wire::{CreateHost, ExchangeRequest, ProposedHost};
 use crate::{Clock, Fleet, HostId, ManualClock, SystemEntropy};
 
 fn fleet(store: impl Store) -> Fleet {
@@ -87,6 +87,59 @@ pub async fn one_claim_sent_sixty_four_times_buys_one_credential(fixture: &impl 
     let store = fixture.handle().await;
     let tokens = sample::agent_tokens(&store, host_id).await;
     assert_eq!(tokens.iter().map(|token| (token.id, token.hash)).collect::<Vec<_>>(), [(ids[0], claim)]);
+}
+
+async fn tenant_token(fleet: &Fleet) -> PlainToken {
+    let root = Actor::operator(sample::actor());
+    fleet.admin(&root).mint_tenant_install_token(sample::tenant("acme"), Default::default()).await.unwrap().token
+}
+
+fn making(install_token: &PlainToken, name: &str, external_id: &str) -> ExchangeRequest {
+    let host = ProposedHost { name: HostName::new(name).ok(), external_id: ExternalId::new(external_id).ok() };
+    let mut request = exchange(install_token, sample::hash());
+    request.host = Some(host);
+    request
+}
+
+/// 32 machines with one install token of their tenant between them: one host, 31 clear refusals.
+pub async fn one_of_many_exchanges_of_a_tenants_install_token_makes_one_host(fixture: &impl Fixture) {
+    let fleets = [fleet(fixture.handle().await), fleet(fixture.handle().await)];
+    let token = tenant_token(&fleets[0]).await;
+    let attempts = (0..32).map(|n| fleets[n % 2].enrol(making(&token, &format!("m{n}"), &format!("i-{n}")), None));
+    let results = join_all(attempts).await;
+    let won: Vec<_> = results.iter().flatten().map(|reply| reply.host_id).collect();
+    let refused = results.iter().filter(|result| matches!(result, Err(EnrolError::AlreadyUsed))).count();
+    assert_eq!((won.len(), refused), (1, 31));
+    let store = fixture.handle().await;
+    let hosts = store.list_hosts(&HostQuery::new(Scope::All, 10)).await.unwrap().items;
+    assert_eq!(hosts.iter().map(|record| record.host.id).collect::<Vec<_>>(), won);
+    assert_eq!(sample::agent_tokens(&store, won[0]).await.len(), 1);
+}
+
+/// 16 clones of one machine, each with an install token of its own: one is the host, the others are told so and can use
+/// theirs for another. The same once what the host held is revoked: one enrols it anew.
+pub async fn one_of_many_install_tokens_of_a_tenant_gets_an_external_id(fixture: &impl Fixture) {
+    let fleets = [fleet(fixture.handle().await), fleet(fixture.handle().await)];
+    let (root, store) = (Actor::operator(sample::actor()), fixture.handle().await);
+    let mut hosts = Vec::new();
+    for round in 1..=2 {
+        let tokens = join_all((0..16).map(|n| tenant_token(&fleets[n % 2]))).await;
+        let attempts = tokens.iter().enumerate();
+        let attempts = attempts.map(|(n, token)| fleets[n % 2].enrol(making(token, "clone", "i-1"), None));
+        let results = join_all(attempts).await;
+        let clash = |result: &Result<_, EnrolError>| matches!(result, Err(EnrolError::ExternalIdTaken));
+        assert_eq!(results.iter().filter(|result| clash(result)).count(), 15, "round {round}");
+        let won: Vec<_> = results.iter().flatten().map(|reply| (reply.host_id, reply.agent_token.id)).collect();
+        assert_eq!(won.len(), 1, "round {round}");
+        let (host_id, token_id) = won[0];
+        assert_eq!(sample::load(&store, host_id).await.agent_tokens.len(), 1);
+        fleets[0].admin(&root).revoke_agent_token(host_id, token_id).await.unwrap();
+        hosts.push(host_id);
+        let lost = results.iter().position(clash).expect("all but one");
+        fleets[0].enrol(making(&tokens[lost], &format!("other-{round}"), &format!("j-{round}")), None).await.unwrap();
+    }
+    assert_eq!(hosts[0], hosts[1]);
+    assert_eq!(store.list_hosts(&HostQuery::new(Scope::All, 10)).await.unwrap().items.len(), 3);
 }
 
 /// A client that repeats itself before it was answered.

@@ -11,7 +11,7 @@ use crate::event::{EventBody, NewEvent};
 use crate::host::{
     ExternalId, Host, HostField, HostKind, HostName, LabelKey, LabelValue, Lifecycle, Placement, Status, Tag,
 };
-use crate::id::{ActorId, AgentTokenId, TenantId};
+use crate::id::{ActorId, AgentTokenId, InstallTokenId, TenantId};
 use crate::install_token::{Binding, Claim, InstallToken, InstallTokenState};
 use crate::policy::Scope;
 use crate::store::{
@@ -49,6 +49,7 @@ fn extreme_host() -> Host {
         lifecycle: Lifecycle::Archived { at: Timestamp::MAX },
         generation: i64::MAX as u64,
         enrolled_at: Some(Timestamp::MIN),
+        made_with: Some(InstallTokenId::from_uuid(uuid::Uuid::max())),
         created_at: Timestamp::MIN,
         updated_at: Timestamp::MAX,
         ..sample::host("a")
@@ -178,7 +179,7 @@ pub async fn every_state_of_an_install_token(fixture: &impl Fixture) {
         ..HostWrite::new(Expected::Absent, host.clone())
     };
     sample::commit(&store, write).await;
-    let query = InstallTokenQuery { host_id: host.id, after: None, limit: 100 };
+    let query = InstallTokenQuery { owner: host.id.into(), after: None, limit: 100 };
     assert_eq!(store.list_install_tokens(&query).await.unwrap().items, tokens);
     for token in tokens {
         match store.load(&Key::InstallToken(token.hash)).await.unwrap() {
@@ -216,7 +217,8 @@ pub async fn every_event_body(fixture: &impl Fixture) {
     let host = extreme_host();
     let (install_token, agent_token) = (sample::install_token(&host), sample::agent_token(&host));
     let bodies = vec![
-        EventBody::HostCreated { name: host.name.clone(), kind: host.kind },
+        EventBody::HostCreated { name: host.name.clone(), kind: host.kind, install_token_id: None },
+        EventBody::HostCreated { name: host.name.clone(), kind: host.kind, install_token_id: Some(install_token.id) },
         EventBody::HostUpdated { fields: [HostField::ExternalId, HostField::Labels].into() },
         EventBody::HostCordoned {},
         EventBody::HostUncordoned {},

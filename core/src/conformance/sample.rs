@@ -69,6 +69,7 @@ pub fn host(name: &str) -> Host {
         lifecycle: Lifecycle::Live,
         generation: 0,
         enrolled_at: None,
+        made_with: None,
         created_at: at(0),
         updated_at: at(0),
     }
@@ -119,7 +120,7 @@ pub fn event(host: &Host) -> NewEvent {
         host_id: Some(host.id),
         host_kind: Some(host.kind),
         actor: Some(actor()),
-        body: EventBody::HostCreated { name: host.name.clone(), kind: host.kind },
+        body: EventBody::HostCreated { name: host.name.clone(), kind: host.kind, install_token_id: None },
     }
 }
 

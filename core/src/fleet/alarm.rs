@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use crate::agent_token::{AgentToken, RevokeReason};
 use crate::clock::Timestamp;
-use crate::event::EventBody;
+use crate::event::{EventBody, NewEvent};
 use crate::fleet::Inner;
 use crate::fleet::authenticate::{CutOff, Held};
 use crate::fleet::error::AuthenticateError;
-use crate::host::Host;
 use crate::id::{AgentTokenId, InstallTokenId};
 use crate::lineage::Lineage;
 use crate::store::{Commit, Expected, HostWrite, StoreErrorKind};
@@ -44,15 +43,9 @@ pub(super) enum Subject {
 
 impl Inner {
     /// Raises an alarm in an event of its own. The refusal that it belongs to stands whether or not this can be written.
-    pub(super) async fn raise(
-        &self,
-        host: &Host,
-        subject: Subject,
-        now: Timestamp,
-        body: impl FnOnce(u64) -> EventBody,
-    ) {
+    pub(super) async fn raise(&self, subject: Subject, now: Timestamp, event: impl FnOnce(u64) -> NewEvent) {
         let Some(alarm) = self.alarms.raise(subject, now) else { return };
-        let events = vec![self.host_event(host, None, now, body(alarm.attempts))];
+        let events = vec![event(alarm.attempts)];
         match self.store.commit(Commit { writes: Vec::new(), events }).await {
             Ok(_) => alarm.written(),
             Err(error) => tracing::warn!(error = &error as &dyn Error, ?subject, "an alarm was not written yet"),

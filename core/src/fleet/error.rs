@@ -97,9 +97,24 @@ pub enum EnrolError {
     /// Too many refused exchanges from this address.
     #[error("too many refused exchanges")]
     RateLimited(#[source] RateLimited),
-    /// The token is for a tenant, and this version makes no hosts from one yet.
-    #[error("install tokens of a tenant cannot be exchanged yet: ask for one of a host")]
-    TenantBound,
+    /// Another unarchived host of the tenant has the proposed name. Which one is not told: an install token lets its holder
+    /// in, not look around.
+    #[error("another host of the tenant has this name: propose another, or none")]
+    NameTaken,
+    /// Another host of the tenant has the proposed external id, and is none that this token may enrol anew.
+    #[error(
+        "another host of the tenant has this external id, and it is archived, still holds a credential, or was created by \
+         an administrator: propose another, or ask for an install token of that host"
+    )]
+    ExternalIdTaken,
+    /// The host that this claim enrolled was deleted.
+    #[error("the host that this claim enrolled was deleted")]
+    HostDeleted {
+        /// What was bought.
+        token_id: AgentTokenId,
+        /// What was enrolled.
+        host_id: HostId,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
@@ -307,7 +322,15 @@ impl From<EnrolError> for Problem {
                 .with_action(AgentAction::Propose),
             EnrolError::Refused(token_id, refusal) => refused(token_id, refusal),
             EnrolError::RateLimited(limited) => Self { detail, ..limited.into() },
-            EnrolError::TenantBound => about_token(Code::InvalidField),
+            EnrolError::NameTaken => Self { field: Some("/host/name".into()), ..Self::new(Code::NameTaken, detail) },
+            EnrolError::ExternalIdTaken => {
+                Self { field: Some("/host/external_id".into()), ..Self::new(Code::ExternalIdTaken, detail) }
+            }
+            EnrolError::HostDeleted { token_id, host_id } => Self {
+                token_id: Some(token_id),
+                host_id: Some(host_id),
+                ..Self::new(Code::HostDeleted, detail).with_action(AgentAction::Stop)
+            },
             EnrolError::Store(error) => error.into(),
         }
     }

@@ -36,12 +36,24 @@ pub struct EventFilter {
 impl Inner {
     /// An event about a host.
     pub(super) fn host_event(&self, host: &Host, actor: Option<&ActorId>, now: Timestamp, body: EventBody) -> NewEvent {
+        self.tenant_event(&host.tenant_id, Some(host), actor, now, body)
+    }
+
+    /// An event about what is a tenant's, and about one of its hosts if it concerns one.
+    pub(super) fn tenant_event(
+        &self,
+        tenant_id: &TenantId,
+        host: Option<&Host>,
+        actor: Option<&ActorId>,
+        now: Timestamp,
+        body: EventBody,
+    ) -> NewEvent {
         NewEvent {
             id: EventId::generate(now, &*self.entropy),
             at: now,
-            tenant_id: host.tenant_id.clone(),
-            host_id: Some(host.id),
-            host_kind: Some(host.kind),
+            tenant_id: tenant_id.clone(),
+            host_id: host.map(|host| host.id),
+            host_kind: host.map(|host| host.kind),
             actor: actor.cloned(),
             body,
         }

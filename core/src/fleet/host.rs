@@ -83,11 +83,12 @@ impl Admin<'_> {
             lifecycle: Lifecycle::Live,
             generation: 0,
             enrolled_at: None,
+            made_with: None,
             created_at: now,
             updated_at: now,
         };
         let minted = draft.as_ref().map(|draft| draft.token(&host, &self.actor.id, now, self.fleet));
-        let bodies = [EventBody::HostCreated { name: host.name.clone(), kind: host.kind }];
+        let bodies = [EventBody::HostCreated { name: host.name.clone(), kind: host.kind, install_token_id: None }];
         let events = bodies
             .into_iter()
             .chain(minted.as_ref().map(minted_event))

@@ -3,12 +3,12 @@
 use crate::agent_token::CredentialKind;
 use crate::clock::Timestamp;
 use crate::error::FieldError;
-use crate::event::{EventBody, NewEvent};
+use crate::event::EventBody;
 use crate::fleet::agent_token::{Change, TokenFilter};
 use crate::fleet::error::AdminError;
 use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor};
 use crate::host::{Host, HostKind};
-use crate::id::{ActorId, EventId, HostId, InstallTokenId};
+use crate::id::{ActorId, HostId, InstallTokenId, TenantId};
 use crate::install_token::{Binding, InstallToken, InstallTokenState, MAX_LIFE};
 use crate::policy::{Action, Resource};
 use crate::secret::PlainToken;
@@ -64,7 +64,52 @@ impl Admin<'_> {
     ) -> Result<PageBody<InstallTokenBody>, AdminError> {
         let after = parse_cursor(filter.cursor.as_deref())?;
         self.find(Action::ReadTokens, host_id).await?;
-        let query = InstallTokenQuery { host_id, after, limit: page_size(filter.limit) };
+        self.page_of_install_tokens(InstallTokenQuery { owner: host_id.into(), after, limit: page_size(filter.limit) })
+            .await
+    }
+
+    /// Makes an install token that is bound to a tenant: its exchange makes a bring-your-own host, or enrols one anew that
+    /// such an exchange has made. Those made before stay as they are.
+    ///
+    /// # Errors
+    /// When the policy hides the tenant or forbids it, or `expires_at` is out of bounds.
+    pub async fn mint_tenant_install_token(
+        &self,
+        tenant_id: TenantId,
+        request: MintInstallToken,
+    ) -> Result<MintedInstallToken, AdminError> {
+        self.authorize(Action::MintInstallToken, brought_by(&tenant_id))?;
+        let draft = Minting::new(self.fleet, &request)?;
+        let now = self.fleet.now();
+        let token = draft.token_of(tenant_id, Binding::Tenant, &self.actor.id, now, self.fleet);
+        let id = token.id;
+        let event = self.fleet.tenant_event(&token.tenant_id, None, Some(&self.actor.id), now, minted_event(&token));
+        let write = Write::TenantInstallToken { expected: Expected::Absent, token };
+        self.fleet.store.commit(Commit::of(write, vec![event])).await?;
+        Ok(draft.reveal(id))
+    }
+
+    /// A page of the install tokens that are bound to a tenant, spent ones included, in the order of their ids, which is
+    /// about that of their making. Never a secret.
+    ///
+    /// # Errors
+    /// When the policy hides the tenant, or the cursor is none of ours.
+    pub async fn list_tenant_install_tokens(
+        &self,
+        tenant_id: TenantId,
+        filter: TokenFilter,
+    ) -> Result<PageBody<InstallTokenBody>, AdminError> {
+        let after = parse_cursor(filter.cursor.as_deref())?;
+        self.authorize(Action::ReadTokens, brought_by(&tenant_id))?;
+        self.page_of_install_tokens(InstallTokenQuery {
+            owner: tenant_id.into(),
+            after,
+            limit: page_size(filter.limit),
+        })
+        .await
+    }
+
+    async fn page_of_install_tokens(&self, query: InstallTokenQuery) -> Result<PageBody<InstallTokenBody>, AdminError> {
         let page = self.fleet.store.list_install_tokens(&query).await?;
         let now = self.fleet.now();
         Ok(page_body(page, |token| token.id.to_string(), |token| InstallTokenBody::of(token, now)))
@@ -86,9 +131,9 @@ impl Admin<'_> {
                     (token, Ok((revision, host)))
                 }
             };
-            // A tenant's token makes hosts that the tenant brings.
-            let kind = host.as_ref().map_or(HostKind::Byoc, |(_, host)| host.kind);
-            self.authorize(Action::RevokeInstallToken, Resource { tenant_id: &token.tenant_id, kind })?;
+            let of_tenant = brought_by(&token.tenant_id);
+            let kind = host.as_ref().map_or(of_tenant.kind, |(_, host)| host.kind);
+            self.authorize(Action::RevokeInstallToken, Resource { kind, ..of_tenant })?;
             match token.state {
                 InstallTokenState::Issued => {}
                 InstallTokenState::Revoked { .. } => return Ok(()),
@@ -96,15 +141,8 @@ impl Admin<'_> {
             }
             let Ok(revoked) = token.revoke(now) else { return Err(AdminError::InstallTokenUsed) };
             let body = EventBody::InstallTokenRevoked { install_token_id: token_id };
-            let event = NewEvent {
-                id: EventId::generate(now, &*self.fleet.entropy),
-                at: now,
-                tenant_id: revoked.tenant_id.clone(),
-                host_id: host.as_ref().ok().map(|(_, host)| host.id),
-                host_kind: host.as_ref().ok().map(|(_, host)| host.kind),
-                actor: Some(self.actor.id.clone()),
-                body,
-            };
+            let about = host.as_ref().ok().map(|(_, host)| host);
+            let event = self.fleet.tenant_event(&revoked.tenant_id, about, Some(&self.actor.id), now, body);
             let write = match host {
                 Ok((revision, host)) => Write::from(HostWrite {
                     install_tokens: vec![revoked],
@@ -120,6 +158,11 @@ impl Admin<'_> {
         }
         Err(AdminError::Conflict)
     }
+}
+
+/// What a policy is asked about an install token of a tenant: it makes hosts that the tenant brings.
+const fn brought_by(tenant_id: &TenantId) -> Resource<'_> {
+    Resource { tenant_id, kind: HostKind::Byoc }
 }
 
 /// An install token before it is known which host it is for: its secret is drawn once, however often a commit is tried.
@@ -144,10 +187,21 @@ impl Minting {
     }
 
     pub(super) fn token(&self, host: &Host, by: &ActorId, now: Timestamp, fleet: &Inner) -> InstallToken {
+        self.token_of(host.tenant_id.clone(), Binding::Host(host.id), by, now, fleet)
+    }
+
+    fn token_of(
+        &self,
+        tenant_id: TenantId,
+        binding: Binding,
+        by: &ActorId,
+        now: Timestamp,
+        fleet: &Inner,
+    ) -> InstallToken {
         InstallToken {
             id: InstallTokenId::generate(now, &*fleet.entropy),
-            tenant_id: host.tenant_id.clone(),
-            binding: Binding::Host(host.id),
+            tenant_id,
+            binding,
             hash: self.plain.hash(),
             credential_kind: self.credential_kind,
             state: InstallTokenState::Issued,

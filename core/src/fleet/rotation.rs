@@ -123,8 +123,11 @@ impl Inner {
             Verdict::Refused(refusal) => {
                 match refusal {
                     Refusal::RotationConflict => {
-                        let body = |attempts| EventBody::RotationConflict { agent_token_id: token.id, attempts };
-                        self.raise(&host, Subject::Conflict(token.id), now, body).await;
+                        let event = |attempts| {
+                            let body = EventBody::RotationConflict { agent_token_id: token.id, attempts };
+                            self.host_event(&host, None, now, body)
+                        };
+                        self.raise(Subject::Conflict(token.id), now, event).await;
                     }
                     Refusal::ReuseDetected => self.reuse_detected(&token, now).await,
                     // Even a proposal comes too late.

@@ -29,8 +29,8 @@ pub use described::{Described, DescribedCache, Fingerprint};
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
 pub use query::{
-    AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenQuery, Page, SnapshotContainers,
-    TelemetryQuery,
+    AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenOwner, InstallTokenQuery, Page,
+    SnapshotContainers, TelemetryQuery,
 };
 pub use recent::{LAST_USE_GRAIN, RecentUses};
 pub use record::{
@@ -113,7 +113,7 @@ pub trait Store: Send + Sync + 'static {
     /// cursor is seen exactly once, whatever is added meanwhile; rows outside the query's scope are never read out.
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError>;
 
-    /// Install tokens of a host, in the order of their ids, spent ones included.
+    /// Install tokens of a host, or those that are bound to a tenant itself, in the order of their ids, spent ones included.
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError>;
 
     /// Agent tokens of a host, in the order of their ids, refused ones included, each with its last use as

@@ -68,11 +68,32 @@ impl HostQuery {
     }
 }
 
-/// Which install tokens of a host, in the order of their ids.
+/// What install tokens are bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstallTokenOwner {
+    /// This host.
+    Host(HostId),
+    /// This tenant, and none of its hosts.
+    Tenant(TenantId),
+}
+
+impl From<HostId> for InstallTokenOwner {
+    fn from(host_id: HostId) -> Self {
+        Self::Host(host_id)
+    }
+}
+
+impl From<TenantId> for InstallTokenOwner {
+    fn from(tenant_id: TenantId) -> Self {
+        Self::Tenant(tenant_id)
+    }
+}
+
+/// Which install tokens of a host or a tenant, in the order of their ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallTokenQuery {
     /// Whose.
-    pub host_id: HostId,
+    pub owner: InstallTokenOwner,
     /// Behind this one.
     pub after: Option<InstallTokenId>,
     /// At most so many; at least 1.

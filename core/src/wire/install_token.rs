@@ -11,7 +11,7 @@ use crate::secret::{IdempotencyKey, PlainToken, TokenHash};
 use crate::telemetry::HostFacts;
 use crate::wire::agent_token::exposed;
 
-/// `POST /v1/hosts/{host_id}/install-tokens`. An empty body means the defaults.
+/// `POST /v1/hosts/{host_id}/install-tokens` and `POST /v1/tenants/{tenant_id}/install-tokens`. An empty body means the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MintInstallToken {
@@ -117,10 +117,10 @@ impl Drop for ExchangeRequest {
 /// The host that a tenant-bound exchange finds or makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProposedHost {
-    /// Its name, if it is made.
+    /// Its name, if it is made; without one the server makes one up. Unique among the tenant's unarchived hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,
-    /// What it is found by.
+    /// What it is found by: only among the hosts that such exchanges made, and that hold no credential any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_id: Option<ExternalId>,
 }

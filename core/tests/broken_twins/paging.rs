@@ -127,12 +127,15 @@ twins! {
         "query::pages_of_hosts_hold_still_while_hosts_change_and_go",
     ],
     pages_of_install_tokens_skip_a_row: Pages(List::InstallTokens, Slip::Skips) => [
+        "query::a_tenants_install_tokens_are_listed_apart",
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_install_tokens_repeat_a_row: Pages(List::InstallTokens, Slip::Repeats) => [
+        "query::a_tenants_install_tokens_are_listed_apart",
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_install_tokens_stop_early: Pages(List::InstallTokens, Slip::StopsEarly) => [
+        "query::a_tenants_install_tokens_are_listed_apart",
         "query::pages_of_tokens_miss_and_repeat_nothing",
     ],
     pages_of_agent_tokens_skip_a_row: Pages(List::AgentTokens, Slip::Skips) => [

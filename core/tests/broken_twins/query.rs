@@ -8,10 +8,11 @@ use enlist_core::TokenHash;
 use enlist_core::agent_token::AgentTokenState;
 use enlist_core::event::Event;
 use enlist_core::host::Status;
+use enlist_core::install_token::InstallToken;
 use enlist_core::policy::{Kinds, Scope};
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, HostLookup, HostQuery, HostRecord, Key, Known, Page,
-    Presented, StoreError, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, HostLookup, HostQuery, HostRecord, InstallTokenOwner,
+    InstallTokenQuery, Key, Known, Page, Presented, StoreError, Write,
 };
 use enlist_core::{MemoryStore, Store};
 
@@ -184,6 +185,25 @@ faults! {
         async fn authenticate(&self, store: &MemoryStore, hash: &TokenHash) -> Result<Option<Known>, StoreError> {
             let found = store.authenticate(hash).await?;
             if found.is_none() { Err(enlist_core::store::StoreErrorKind::Unavailable.into()) } else { Ok(found) }
+        }
+    }
+
+    /// Whatever has the tenant's id counts as bound to the tenant.
+    TenantsListTheTokensOfTheirHosts {
+        async fn list_install_tokens(
+            &self,
+            store: &MemoryStore,
+            query: &InstallTokenQuery,
+        ) -> Result<Page<InstallToken>, StoreError> {
+            let all = |owner| InstallTokenQuery { owner, after: None, limit: usize::MAX };
+            let mut tokens = store.list_install_tokens(&all(query.owner.clone())).await?.items;
+            if let InstallTokenOwner::Tenant(tenant_id) = &query.owner {
+                for record in all_hosts(store).await.into_iter().filter(|record| record.host.tenant_id == *tenant_id) {
+                    tokens.extend(store.list_install_tokens(&all(record.host.id.into())).await?.items);
+                }
+            }
+            tokens.sort_by_key(|token| token.id);
+            Ok(page(tokens.into_iter().filter(|token| query.after.is_none_or(|after| token.id > after)), query.limit))
         }
     }
 
@@ -371,6 +391,9 @@ twins! {
         "prune::old_tombstones_go_and_younger_ones_stay",
         "query::a_new_token_is_seen_by_the_next_authentication",
         "query::absent_keys_load_nothing",
+    ],
+    tenants_list_the_tokens_of_their_hosts: TenantsListTheTokensOfTheirHosts => [
+        "query::a_tenants_install_tokens_are_listed_apart",
     ],
     lineages_are_ignored: LineagesAreIgnored => [
         "query::agent_tokens_are_listed_by_lineage",

@@ -93,6 +93,9 @@ twins! {
     hosts_are_cut_to_the_second: HostsAre(|write| write.host.updated_at = to_the_second(write.host.updated_at)) => [
         "round_trip::a_host_with_every_field_at_its_extremes",
     ],
+    hosts_forget_what_made_them: HostsAre(|write| write.host.made_with = None) => [
+        "round_trip::a_host_with_every_field_at_its_extremes",
+    ],
     placement_is_made_up: HostsAre(|write| {
         let provider = enlist_core::host::Placement::new("unknown").expect("it is valid");
         write.host.provider.get_or_insert(provider);

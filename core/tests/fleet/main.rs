@@ -8,6 +8,7 @@ mod exchange;
 mod host;
 mod host_deletion;
 mod ingest;
+mod interleaving;
 mod limits;
 mod liveness;
 #[cfg(feature = "access-tokens")]
@@ -16,5 +17,6 @@ mod retention;
 mod revocation;
 mod rotation;
 mod series;
+mod tenant_exchange;
 mod watched;
 mod world;

@@ -9,8 +9,8 @@ use enlist_core::host::{Host, Presence, Status};
 use enlist_core::install_token::{Binding, InstallToken, InstallTokenState};
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Credential, Expected, HostAggregate, HostLookup,
-    HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenQuery, Key, Known, Page, Presented, Revision,
-    StoreErrorKind, TenantInstallToken, Tombstone, Write,
+    HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenOwner, InstallTokenQuery, Key, Known, Page, Presented,
+    Revision, StoreErrorKind, TenantInstallToken, Tombstone, Write,
 };
 use enlist_core::{HostId, Timestamp, TokenHash};
 use redb::ReadableTable;
@@ -114,8 +114,24 @@ fn record(tables: &Reader, HostRow { revision, host }: HostRow) -> Result<HostRe
 
 /// `list_install_tokens`.
 pub(crate) fn list_install_tokens(tables: &Reader, query: &InstallTokenQuery) -> Result<Page<InstallToken>, Failure> {
-    let rows = behind(&tables.install_tokens, query.host_id.key(), query.after.map(|id| id.key()))?;
-    page(rows.map(|row| row.map(|InstallTokenRow { token, .. }| token)), query.limit)
+    let after = query.after.map(|id| id.key());
+    let token = |InstallTokenRow { token, .. }| token;
+    match &query.owner {
+        InstallTokenOwner::Host(host_id) => {
+            let rows = behind(&tables.install_tokens, host_id.key(), after)?;
+            page(rows.map(|row| row.map(token)), query.limit)
+        }
+        InstallTokenOwner::Tenant(tenant_id) => {
+            let tenant_id = tenant_id.as_str();
+            let (first, last) = ((tenant_id, after.unwrap_or(0)), (tenant_id, u128::MAX));
+            let ids = tables.tenant_install_tokens.range((Bound::Excluded(first), Bound::Included(last)))?;
+            let rows = ids.map(|row| {
+                let id = row?.0.value().1;
+                get(&tables.install_tokens, (id, id))?.map(token).ok_or(MISSING)
+            });
+            page(rows, query.limit)
+        }
+    }
 }
 
 /// `list_agent_tokens`.
@@ -150,6 +166,7 @@ pub(crate) fn commit(tables: &mut Writer<'_>, commit: Commit) -> Result<(Vec<Eve
                 return Err(StoreErrorKind::Invalid.into());
             }
             Write::TenantInstallToken { expected, token } => {
+                tables.tenant_install_tokens.insert((token.tenant_id.as_str(), token.id.key()), ())?;
                 write_install_token(tables, token.id.key(), expected.next(), token)?;
             }
             Write::HostDeletion { host_id, at, .. } => cut_off.extend(delete_host(tables, host_id, at)?),

@@ -147,6 +147,7 @@ struct HostDef {
     lifecycle: Lifecycle,
     generation: u64,
     enrolled_at: Option<Timestamp>,
+    made_with: Option<InstallTokenId>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }

@@ -59,6 +59,8 @@ tables! {
     external_ids: (&'static str, &'static str) => u128,
     /// `InstallTokenRow` by aggregate and id: the host's, or its own when it is bound to a tenant.
     install_tokens: (u128, u128) => Json,
+    /// Install tokens that are bound to a tenant, by tenant and id.
+    tenant_install_tokens: (&'static str, u128) => (),
     /// The aggregate of an install token.
     install_owners: u128 => u128,
     /// Install tokens by hash. What is here once stays, whatever becomes of the token.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use enlist_agent_sdk::{
-    Agent, AgentToken, BoxError, Client, Collector, Enrolment, Event, Events, FileCredentialStore, InstallToken,
-    Outcome, SystemCollector,
+    Agent, AgentToken, BoxError, Client, Collector, Enrolment, Event, Events, ExternalId, FileCredentialStore,
+    HostName, InstallToken, Outcome, ProposedHost, SystemCollector, this_machine,
 };
 use enlist_examples::logging;
 use enlist_examples::server::terminated;
@@ -33,6 +33,8 @@ enum Command {
         /// The install token that the administrator gave.
         #[arg(long, env = "ENLIST_INSTALL_TOKEN", hide_env_values = true)]
         token: String,
+        #[command(flatten)]
+        machine: Machine,
     },
     /// Report until SIGTERM or SIGINT.
     Run {
@@ -41,6 +43,8 @@ enum Command {
         /// The install token to enrol with, if this host is not enrolled yet. It may stay in the unit file.
         #[arg(long, env = "ENLIST_INSTALL_TOKEN", hide_env_values = true)]
         token: Option<String>,
+        #[command(flatten)]
+        machine: Machine,
         /// A file with an agent token that an administrator has delivered by hand. It is tried beside the credential that is
         /// kept, takes its place once the server has accepted it, and may stay where it is.
         #[arg(long, env = "ENLIST_AGENT_TOKEN_FILE", value_name = "PATH")]
@@ -61,14 +65,33 @@ struct Common {
     state_dir: PathBuf,
 }
 
+/// What the host is, for an install token of a tenant, which makes it. One of a host knows already.
+#[derive(Debug, Args)]
+struct Machine {
+    /// What to call the host: this machine's host name, unless said otherwise.
+    #[arg(long, env = "ENLIST_HOST_NAME")]
+    name: Option<HostName>,
+    /// What the host is found by when it has lost its credential: a hash of this machine's id, if it has one and unless said
+    /// otherwise. Clones that share a machine id need one each.
+    #[arg(long, env = "ENLIST_EXTERNAL_ID")]
+    external_id: Option<ExternalId>,
+}
+
+impl Machine {
+    fn proposed(self) -> ProposedHost {
+        let ProposedHost { name, external_id } = this_machine();
+        ProposedHost { name: self.name.or(name), external_id: self.external_id.or(external_id) }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     logging::init("info");
     let done = match command {
-        Command::Enrol { common, token } => enrol(common, token).await,
-        Command::Run { common, token, agent_token_file, interval } => {
-            run(common, token, agent_token_file, interval).await
+        Command::Enrol { common, token, machine } => enrol(common, token, machine).await,
+        Command::Run { common, token, machine, agent_token_file, interval } => {
+            run(common, token, machine, agent_token_file, interval).await
         }
     };
     match done {
@@ -80,12 +103,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn enrol(common: Common, token: String) -> Result<(), BoxError> {
+async fn enrol(common: Common, token: String, machine: Machine) -> Result<(), BoxError> {
     let token = InstallToken::new(token)?;
     let client = Client::new(&common.server)?;
     let facts = SystemCollector::new()?.collect().await.facts;
     let store = Arc::new(FileCredentialStore::new(common.state_dir));
-    let credential = Enrolment::new(client, store).facts(facts).run(&token).await?;
+    let credential = Enrolment::new(client, store).facts(facts).host(machine.proposed()).run(&token).await?;
     println!("enrolled as host {}", credential.host_id());
     Ok(())
 }
@@ -93,6 +116,7 @@ async fn enrol(common: Common, token: String) -> Result<(), BoxError> {
 async fn run(
     common: Common,
     token: Option<String>,
+    machine: Machine,
     agent_token_file: Option<PathBuf>,
     interval: Option<Duration>,
 ) -> Result<(), BoxError> {
@@ -100,7 +124,7 @@ async fn run(
         .state_dir(common.state_dir)
         .agent_version(concat!("enlist-agent/", env!("CARGO_PKG_VERSION")));
     if let Some(token) = token {
-        builder = builder.install_token(InstallToken::new(token)?);
+        builder = builder.install_token(InstallToken::new(token)?).host(machine.proposed());
     }
     if let Some(path) = agent_token_file {
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;

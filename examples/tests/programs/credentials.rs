@@ -25,7 +25,7 @@ async fn the_tables_hold_row_by_row() {
     let output = output.expect("there is a bash");
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}\n{errors}\n{}", server.log());
-    assert!(text.contains("71 rows walked"), "{text}");
+    assert!(text.contains("86 rows walked"), "{text}");
 }
 
 #[tokio::test]
@@ -55,6 +55,42 @@ async fn what_is_no_signing_key_is_named_and_not_shown() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && errors.contains("signing.pem"), "{errors}");
     assert!(!errors.contains("canary"), "{errors}");
+}
+
+/// One install token makes one host, named as the machine is told to be, and a clone of it is told why it is refused.
+#[tokio::test]
+async fn an_agent_makes_its_host_with_an_install_token_of_a_tenant() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&directory.path().join("fleet.db"), &[], "warn").await;
+    let api = Api::new(&server);
+    let enrol = async |state: &str, arguments: &[&str]| {
+        let (status, minted) = api.call("POST", "/v1/tenants/acme/install-tokens", ADMIN, None).await;
+        assert_eq!(status, 201, "{minted}");
+        let output = Command::new(env!("CARGO_BIN_EXE_enlist-agent"))
+            .args(["enrol", "--server", &server.url, "--state-dir"])
+            .arg(directory.path().join(state))
+            .args(arguments)
+            .env("ENLIST_INSTALL_TOKEN", minted["token"].as_str().expect("a secret"))
+            .output()
+            .await
+            .unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (done, said) = enrol("first", &["--name", "web-1", "--external-id", "i-1"]).await;
+    assert!(done, "{said}");
+    let (done, said) = enrol("clone", &["--name", "web-2", "--external-id", "i-1"]).await;
+    assert!(!done && said.contains("external_id_taken"), "{said}");
+    // What this machine itself is called, and its id, whatever they are.
+    let (done, said) = enrol("second", &[]).await;
+    assert!(done, "{said}");
+    let (_, hosts) = api.call("GET", "/v1/hosts?tenant_id=acme", ADMIN, None).await;
+    let hosts = hosts["items"].as_array().expect("items");
+    assert_eq!((hosts.len(), &hosts[0]["name"], &hosts[0]["external_id"]), (2, &json!("web-1"), &json!("i-1")));
+    let machine = enlist_agent_sdk::this_machine();
+    assert_eq!(hosts[1]["external_id"], json!(machine.external_id));
+    if let Some(name) = machine.name {
+        assert_eq!(hosts[1]["name"], json!(name));
+    }
 }
 
 /// An administrator issues a token, and the agent needs nothing else.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use enlist_core::{Clock, SystemClock};
+use enlist_core::secret::{PlainToken, Prefix};
+use enlist_core::{Clock, SystemClock, SystemEntropy};
 use enlist_testing::{Database, pooler_url};
 use serde_json::json;
 
@@ -41,6 +42,51 @@ async fn two_replicas_are_one_fleet() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the other replica was not told");
+}
+
+/// Sixteen machines with one install token of their tenant, and then with one external id, at both replicas at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_that_race_at_two_replicas_are_one_host() {
+    let database = Database::empty("tenant_tokens").await.unwrap();
+    let arguments = ["--exchange-per-minute", "0"];
+    let a = ServerProcess::start_on(database.url(), &arguments, "warn").await;
+    let b = ServerProcess::start_on(database.url(), &arguments, "warn").await;
+    let replicas = [Api::new(&a), Api::new(&b)];
+    let mint = async || {
+        let (status, minted) = replicas[0].call("POST", "/v1/tenants/acme/install-tokens", ADMIN, None).await;
+        assert_eq!(status, 201, "{minted}");
+        minted["token"].as_str().expect("a secret").to_owned()
+    };
+    let race = async |tokens: &[String; 16], machine: fn(usize) -> usize| {
+        let attempts = tokens.iter().enumerate().map(|(n, token)| {
+            let (api, secret) = (replicas[n % 2].clone(), PlainToken::generate(Prefix::AGENT, &SystemEntropy));
+            let host = json!({"name": format!("m-{}", machine(n)), "external_id": format!("i-{}", machine(n))});
+            let body = json!({"install_token": token, "claim": secret.hash().to_hex(), "host": host});
+            tokio::spawn(async move { api.call("POST", "/v1/install-tokens/exchange", "", Some(body)).await })
+        });
+        let mut answers = Vec::new();
+        for attempt in attempts.collect::<Vec<_>>() {
+            let (status, reply) = attempt.await.unwrap();
+            answers.push((status, reply["code"].as_str().unwrap_or_default().to_owned()));
+        }
+        answers.sort();
+        answers
+    };
+    let lost = |status: u16, code: &str| {
+        let mut answers = vec![(status, code.to_owned()); 16];
+        answers[0] = (200, String::new());
+        answers
+    };
+    let one = mint().await;
+    let answers = race(&std::array::from_fn(|_| one.clone()), |n| n).await;
+    assert_eq!(answers, lost(401, "install_token_already_used"));
+    let mut tokens: [String; 16] = Default::default();
+    for token in &mut tokens {
+        *token = mint().await;
+    }
+    assert_eq!(race(&tokens, |_| 100).await, lost(409, "external_id_taken"));
+    let (_, hosts) = replicas[1].call("GET", "/v1/hosts?tenant_id=acme", ADMIN, None).await;
+    assert_eq!(hosts["items"].as_array().expect("items").len(), 2, "{hosts}");
 }
 
 /// Through a PgBouncer that pools by the transaction, with the way past it for what a pooler cannot do.

@@ -41,6 +41,9 @@ CREATE TABLE hosts (
     archived_at       timestamptz,
     generation        bigint           NOT NULL CHECK (generation >= 0),
     enrolled_at       timestamptz,
+    -- The tenant's install token whose exchange made the host: only such a one can be enrolled anew by another. No foreign
+    -- key, so that the token may go before its host.
+    made_with         uuid,
     created_at        timestamptz      NOT NULL,
     updated_at        timestamptz      NOT NULL,
     -- What an install token's foreign key points at, and what lists a tenant's hosts in the order of their ids.
@@ -114,6 +117,8 @@ CREATE TABLE install_tokens (
 -- Minting revokes the earlier one: two that can be exchanged would enrol two agents on one host.
 CREATE UNIQUE INDEX install_tokens_issued ON install_tokens (host_id) WHERE state = 'issued' AND host_id IS NOT NULL;
 CREATE INDEX install_tokens_host ON install_tokens (host_id, id) WHERE host_id IS NOT NULL;
+-- Lists those that are bound to a tenant itself.
+CREATE INDEX install_tokens_of_tenant ON install_tokens (tenant_id, id) WHERE host_id IS NULL;
 -- What the foreign key looks for when a host is deleted.
 CREATE INDEX install_tokens_tenant ON install_tokens (tenant_id, host_id);
 

@@ -36,6 +36,9 @@ CREATE TABLE hosts (
     archived_at       INTEGER,
     generation        INTEGER NOT NULL CHECK (generation >= 0),
     enrolled_at       INTEGER,
+    -- The tenant's install token whose exchange made the host: only such a one can be enrolled anew by another. No foreign
+    -- key, so that the token may go before its host.
+    made_with         BLOB    CHECK (length(made_with) = 16),
     created_at        INTEGER NOT NULL,
     updated_at        INTEGER NOT NULL,
     -- Written by reports and not under the revision, as `host_presence` is, and here because that row is rewritten with
@@ -107,6 +110,8 @@ CREATE TABLE install_tokens (
 -- Minting revokes the earlier one: two that can be exchanged would enrol two agents on one host.
 CREATE UNIQUE INDEX install_tokens_issued ON install_tokens (host_id) WHERE state = 'issued' AND host_id IS NOT NULL;
 CREATE INDEX install_tokens_host ON install_tokens (host_id, id) WHERE host_id IS NOT NULL;
+-- Lists those that are bound to a tenant itself.
+CREATE INDEX install_tokens_of_tenant ON install_tokens (tenant_id, id) WHERE host_id IS NULL;
 
 CREATE TABLE agent_tokens (
     id                      BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),

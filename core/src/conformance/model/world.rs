@@ -370,7 +370,7 @@ impl World {
             self.tokens_agree(store, host.id).await?;
             self.lineages_agree(store, host.id).await?;
             let entry = self.hosts.get(&host.id);
-            let query = InstallTokenQuery { host_id: host.id, after: None, limit: 500 };
+            let query = InstallTokenQuery { owner: host.id.into(), after: None, limit: 500 };
             let tokens = entry.map_or(Vec::new(), |entry| entry.install_tokens.values().cloned().collect());
             agree("the install tokens", store.list_install_tokens(&query).await?.items, tokens)?;
             let query = ContainerQuery { host_id: host.id, removed: true, after: None, limit: 500 };

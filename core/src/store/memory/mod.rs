@@ -16,13 +16,13 @@ use crate::clock::Timestamp;
 use crate::event::{Event, NewEvent, Position};
 use crate::host::{ExternalId, Host, HostName, Status};
 use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
-use crate::install_token::InstallToken;
+use crate::install_token::{Binding, InstallToken};
 use crate::liveness::Monitor;
 use crate::secret::TokenHash;
 use crate::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    Credential, EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page,
-    Prune, Pruned, Revision, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery, Tombstone,
+    Credential, EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenOwner, InstallTokenQuery, Key,
+    Known, Page, Prune, Pruned, Revision, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery, Tombstone,
 };
 use crate::telemetry::HostSnapshot;
 
@@ -174,9 +174,12 @@ impl Store for MemoryStore {
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
         let state = self.state();
-        let Some(entry) = state.hosts.get(&query.host_id) else { return Ok(page([].into_iter(), query.limit)) };
-        let ids = entry.install_tokens.range((after(query.after), Bound::Unbounded));
-        Ok(page(ids.map(|id| state.install_tokens[id].token.clone()), query.limit))
+        let rows = state.install_tokens.range((after(query.after), Bound::Unbounded)).map(|(_, entry)| &entry.token);
+        let matching = rows.filter(|token| match &query.owner {
+            InstallTokenOwner::Host(host_id) => token.binding == Binding::Host(*host_id),
+            InstallTokenOwner::Tenant(tenant_id) => token.binding == Binding::Tenant && token.tenant_id == *tenant_id,
+        });
+        Ok(page(matching.cloned(), query.limit))
     }
 
     async fn list_agent_tokens(&self, query: &AgentTokenQuery) -> Result<Page<AgentTokenRecord>, StoreError> {
