@@ -344,8 +344,8 @@ CREATE INDEX containers_key_only ON containers (named_until) WHERE name IS NULL;
 
 -- A report is one row, its containers' numbers included: they are appended together, read together and dropped
 -- together, and there is nothing to look up for each. Two arrays, both null when the report measured no container; an
--- element that is null is a number that is unknown. One array for each number would be ten times as quick to read by
--- itself, which nobody does, and would cost each report a fifth of its room in arrays' heads.
+-- element that is null is a number that is unknown. With an array for each number, each with a head of its own, a report
+-- of ten containers took 1,238 bytes on disk instead of 1,115.
 --
 -- One partition for each UTC day, so that what is old is dropped and not deleted. There is no default partition: it would
 -- have to be searched whenever a day is added. Whoever appends makes the days that it needs.
