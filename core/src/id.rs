@@ -56,6 +56,15 @@ uuid_id! {
     /// A host, for its whole life.
     HostId
 }
+
+impl HostId {
+    /// The last eight bytes as a number, big-endian: of an id of ours, its random part. Candidates for placement stand in the
+    /// order of it, and of the whole id among equals.
+    pub const fn lot(&self) -> u64 {
+        self.0.as_u64_pair().1
+    }
+}
+
 uuid_id! {
     /// An install token. Public: it may stand in logs and events.
     InstallTokenId

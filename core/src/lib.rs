@@ -17,6 +17,8 @@ pub mod id;
 pub mod install_token;
 pub mod lineage;
 pub mod liveness;
+#[cfg(feature = "server")]
+pub mod placement;
 pub mod policy;
 pub mod secret;
 #[cfg(feature = "server")]

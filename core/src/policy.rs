@@ -88,6 +88,8 @@ actions! {
     EditHost: Changes;
     /// Keep new work away from a host, or let it come again.
     CordonHost: Changes;
+    /// Place new work on a host.
+    PlaceWork: Changes;
     /// Take a host out of service.
     ArchiveHost: Changes;
     /// Delete a host, its tokens and all that it reported.
@@ -202,11 +204,16 @@ impl Policy for DefaultPolicy {
         if action.is_read() || runs_it { Decision::Allow } else { Decision::Forbid }
     }
 
-    fn scope(&self, actor: &Actor, _action: Action) -> Scope {
+    fn scope(&self, actor: &Actor, action: Action) -> Scope {
         if actor.operator {
             return Scope::All;
         }
-        Scope::Tenants(actor.grants.keys().map(|tenant| (tenant.clone(), Kinds::Both)).collect())
+        let kinds = |role: &Role| match role {
+            _ if action.is_read() => Some(Kinds::Both),
+            Role::Admin | Role::Owner => Some(Kinds::Only(HostKind::Byoc)),
+            Role::Member => None,
+        };
+        Scope::Tenants(actor.grants.iter().filter_map(|(id, role)| Some((id.clone(), kinds(role)?))).collect())
     }
 }
 
@@ -221,6 +228,7 @@ mod tests {
             Action::CreateHost
             | Action::EditHost
             | Action::CordonHost
+            | Action::PlaceWork
             | Action::ArchiveHost
             | Action::DeleteHost
             | Action::MintInstallToken
@@ -252,6 +260,13 @@ mod tests {
                     };
                     assert_eq!(decide(&of("acme", role), action, kind), expected, "{action:?} {role:?} {kind:?}");
                     assert_eq!(decide(&of("elsewhere", role), action, kind), Hide, "{action:?} {role:?} {kind:?}");
+                }
+                // A list shows what the action is allowed on, and nothing else.
+                for actor in
+                    [Actor::operator(id()), of("acme", Role::Member), of("acme", Role::Admin), of("b", Role::Owner)]
+                {
+                    let shown = DefaultPolicy.scope(&actor, action).shows(&TenantId::new("acme").unwrap(), Some(kind));
+                    assert_eq!(shown, decide(&actor, action, kind) == Allow, "{action:?} {actor:?} {kind:?}");
                 }
                 let nobody = Actor { grants: BTreeMap::new(), ..of("acme", Role::Owner) };
                 assert_eq!(decide(&nobody, action, kind), Hide, "{action:?}");

@@ -23,6 +23,8 @@ macro_rules! host_columns {
     };
 }
 
+pub(crate) use host_columns;
+
 /// A host with what is known of it by contact.
 macro_rules! select_record {
     () => {
@@ -105,7 +107,8 @@ fn decode(row: &PgRow) -> Result<(Revision, Host), Failure> {
     Ok((Revision::new(revision.0), host))
 }
 
-fn record(row: &PgRow) -> Result<HostRecord, Failure> {
+/// Reads [`host_columns!`] and [`presence_columns!`].
+pub(crate) fn record(row: &PgRow) -> Result<HostRecord, Failure> {
     let (revision, host) = decode(row)?;
     Ok(HostRecord { revision, host, presence: PresenceRow::read(row)?.decode() })
 }

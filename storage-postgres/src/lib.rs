@@ -3,6 +3,7 @@
 mod agent_token;
 mod aggregate;
 mod builder;
+mod candidate;
 mod column;
 mod contact;
 mod container;

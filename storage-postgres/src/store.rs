@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    Described, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page,
-    Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
+    ContainerQuery, ContainerRecord, Described, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord,
+    InstallTokenQuery, Key, Known, Page, Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept,
+    TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, TokenHash};
@@ -27,7 +28,8 @@ use crate::sql::Sql;
 use crate::steady::Steadiness;
 use crate::transaction::in_task;
 use crate::{
-    agent_token, aggregate, contact, container, event, host, install_token, liveness, prune, subscription, telemetry,
+    agent_token, aggregate, candidate, contact, container, event, host, install_token, liveness, prune, subscription,
+    telemetry,
 };
 
 /// How many connections [`PgStore::connect`] opens at most, and how long a call waits for one of them.
@@ -211,6 +213,11 @@ impl Store for PgStore {
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
         let query = query.clone();
         self.shared.read(move |db| Box::pin(async move { host::list(db, &query).await })).await
+    }
+
+    async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
+        let query = query.clone();
+        self.shared.snapshot(move |db| Box::pin(async move { candidate::list(db, &query).await })).await
     }
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {

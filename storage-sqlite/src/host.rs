@@ -236,6 +236,26 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     Ok(Page { items, more: rows.more })
 }
 
+/// These hosts, each with the row of its newest report; as many as a statement may have parameters.
+pub(crate) fn records(
+    connection: &mut SqliteConnection,
+    ids: &[Id],
+) -> Result<Vec<(HostRecord, Option<i64>)>, Failure> {
+    let rows = hosts::table
+        .inner_join(host_presence::table)
+        .filter(hosts::id.eq_any(ids))
+        .select((HostRow::as_select(), hosts::facts, PresenceRow::as_select()))
+        .load::<RecordRow>(connection)?;
+    let mut tags = tags_of_all(connection, ids.iter().copied())?;
+    rows.into_iter()
+        .map(|row| {
+            let newest_report_id = row.2.newest_report_id;
+            let tags = tags.remove(&HostId::from(row.0.id)).unwrap_or_default();
+            Ok((record(row, tags)?, newest_report_id))
+        })
+        .collect()
+}
+
 /// Reads [`HostKind::as_str`] back.
 pub(crate) fn kind_of(word: &str) -> Result<HostKind, Failure> {
     [HostKind::Managed, HostKind::Byoc].into_iter().find(|kind| kind.as_str() == word).ok_or(UNKNOWN_WORD)

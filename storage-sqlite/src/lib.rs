@@ -2,6 +2,7 @@
 
 mod agent_token;
 mod aggregate;
+mod candidate;
 mod checkpoint;
 mod column;
 mod connection;

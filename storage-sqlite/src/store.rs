@@ -8,9 +8,9 @@ use enlist_core::TokenHash;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
-    RecentUses, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
+    ContainerQuery, ContainerRecord, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery,
+    Key, Known, Page, Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 
@@ -22,7 +22,8 @@ use crate::subscription::Changes;
 use crate::transaction::{immediate, snapshot};
 use crate::worker::Workers;
 use crate::{
-    agent_token, aggregate, contact, container, event, host, install_token, liveness, migrate, prune, telemetry,
+    agent_token, aggregate, candidate, contact, container, event, host, install_token, liveness, migrate, prune,
+    telemetry,
 };
 
 /// A fleet in one SQLite database. Cloning gives another handle on the same; see the [crate's documentation](crate).
@@ -167,6 +168,11 @@ impl Store for SqliteStore {
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
         let query = query.clone();
         self.read(move |connection| snapshot(connection, |connection| host::list(connection, &query))).await
+    }
+
+    async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| snapshot(connection, |connection| candidate::list(connection, &query))).await
     }
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {

@@ -30,6 +30,7 @@
 //! A property is an `async fn` over the fixture that panics when it does not hold. They work on the contract itself,
 //! with entities in states that services would need many steps to reach.
 
+pub mod candidate;
 pub mod commit;
 pub mod contact;
 pub mod deletion;
@@ -191,6 +192,12 @@ properties! {
         pages_of_tokens_miss_and_repeat_nothing,
         a_tenants_install_tokens_are_listed_apart,
         agent_tokens_are_listed_by_lineage,
+    }
+    candidate {
+        only_hosts_that_may_take_work_are_candidates,
+        candidates_are_narrowed_by_scope_tenant_kind_and_tags,
+        a_walk_over_candidates_sees_each_once,
+        candidates_come_with_their_newest_numbers,
     }
     event {
         positions_rise_in_the_order_of_commits,

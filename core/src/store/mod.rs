@@ -29,14 +29,14 @@ pub use described::{Described, DescribedCache, Fingerprint};
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
 pub use query::{
-    AgentTokenQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenOwner, InstallTokenQuery, Page,
-    SnapshotContainers, TelemetryQuery,
+    AgentTokenQuery, CandidateQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenOwner,
+    InstallTokenQuery, Page, SnapshotContainers, TelemetryQuery,
 };
 pub use recent::{LAST_USE_GRAIN, RecentUses};
 pub use record::{
-    AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Contact, ContainerRecord, Credential, HostAggregate,
-    HostPresence, HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence, Sweep, Swept,
-    TenantInstallToken, Tombstone, came_online, went_silent,
+    AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Candidate, Candidates, Contact, ContainerRecord,
+    Credential, HostAggregate, HostPresence, HostRecord, Key, Known, Presented, Prune, Pruned, Revision, Silence,
+    Sweep, Swept, TenantInstallToken, Tombstone, came_online, went_silent,
 };
 pub use subscription::{Change, Subscription};
 pub use visible::Visible;
@@ -112,6 +112,17 @@ pub trait Store: Send + Sync + 'static {
     /// Hosts in the order of their ids. To ensure correctness, a host that exists, unchanged, throughout a walk by
     /// cursor is seen exactly once, whatever is added meanwhile; rows outside the query's scope are never read out.
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError>;
+
+    /// Hosts that new work may go to, in the order of [`HostId::lot`] and then of their ids, which has to do with nothing about
+    /// them: a few behind a place drawn at random are a sample.
+    ///
+    /// To ensure correctness, exactly those that [`is_eligible`] names are given; there may be fewer than were asked for, or
+    /// none, though more follow: `next` says. A walk by `next` ends. The cost follows `limit` and not how many hosts there
+    /// are: a store looks at no more than so many rows of an index, chosen by what the query narrows most.
+    ///
+    /// [`HostId::lot`]: crate::HostId::lot
+    /// [`is_eligible`]: crate::placement::is_eligible
+    async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError>;
 
     /// Install tokens of a host, or those that are bound to a tenant itself, in the order of their ids, spent ones included.
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError>;

@@ -1,5 +1,7 @@
 //! Queries are structs; answers come in pages.
 
+use std::collections::BTreeSet;
+
 use crate::clock::Timestamp;
 use crate::event::Position;
 use crate::host::{ExternalId, HostKind, HostName, Status, Tag};
@@ -65,6 +67,35 @@ impl HostQuery {
     /// Every host that `scope` shows.
     pub fn new(scope: Scope, limit: usize) -> Self {
         Self { scope, status: None, tag: None, kind: None, tenant_id: None, name_prefix: None, after: None, limit }
+    }
+}
+
+/// Which hosts that new work may go to, in the order of [`HostId::lot`] and then of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CandidateQuery {
+    /// Where the actor may place work.
+    pub scope: Scope,
+    /// Of this tenant only.
+    pub tenant_id: Option<TenantId>,
+    /// Of this kind only.
+    pub kind: Option<HostKind>,
+    /// With all of these.
+    pub tags: BTreeSet<Tag>,
+    /// Behind the place of this id, whether or not there is such a host.
+    pub after: Option<HostId>,
+    /// At most so many, and that many looked at; at least 1.
+    pub limit: usize,
+}
+
+impl CandidateQuery {
+    /// Every host that `scope` shows and new work may go to.
+    pub const fn new(scope: Scope, limit: usize) -> Self {
+        Self { scope, tenant_id: None, kind: None, tags: BTreeSet::new(), after: None, limit }
+    }
+
+    /// Whether a host of this id stands behind `after`.
+    pub fn is_ahead(&self, host_id: HostId) -> bool {
+        self.after.is_none_or(|after| (host_id.lot(), host_id) > (after.lot(), after))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::install_token::InstallToken;
 use crate::liveness::{Monitor, Pace, Verdict};
 use crate::secret::TokenHash;
 use crate::store::error::StoreError;
-use crate::telemetry::{HostFacts, Report};
+use crate::telemetry::{HostFacts, HostMetrics, Report};
 
 /// How often an aggregate was written. Rises by one with each write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +96,29 @@ pub struct TenantInstallToken {
     pub revision: Revision,
     /// The token.
     pub token: InstallToken,
+}
+
+/// A host that new work may go to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The host.
+    pub record: HostRecord,
+    /// The machine's numbers in the newest report, while that is kept.
+    pub metrics: Option<HostMetrics>,
+}
+
+/// A part of the ring of hosts that new work may go to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidates {
+    /// In the query's order.
+    pub items: Vec<Candidate>,
+    /// Behind which place to go on; `None` when nothing follows.
+    pub next: Option<HostId>,
+}
+
+impl Candidates {
+    /// None, and none follow.
+    pub const NONE: Self = Self { items: Vec::new(), next: None };
 }
 
 /// What a hash that was presented turns out to be.

@@ -4,6 +4,7 @@
 //! wrong in one way only, and no property fails for another reason than its own. Races are left out: whether they
 //! notice is a matter of luck, so nothing may depend on them alone.
 
+mod candidate;
 mod commit;
 mod contact;
 mod deletion;
@@ -79,6 +80,7 @@ fn a_store_without_a_fault_fails_nothing() {
 #[test]
 fn every_deterministic_property_catches_a_twin() {
     let all = [
+        candidate::CAUGHT,
         commit::CAUGHT,
         contact::CAUGHT,
         deletion::CAUGHT,

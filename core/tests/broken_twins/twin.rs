@@ -10,9 +10,10 @@ use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, Expected, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned,
-    Revision, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
+    ContainerQuery, ContainerRecord, EventQuery, Expected, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key,
+    Known, Page, Prune, Pruned, Revision, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
+    Write,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, MemoryStore, Store, Timestamp};
@@ -51,6 +52,7 @@ verbs! {
     authenticate(hash: &enlist_core::TokenHash) -> Option<Known>;
     find_host(lookup: &HostLookup) -> Option<HostRecord>;
     list_hosts(query: &HostQuery) -> Page<HostRecord>;
+    list_candidates(query: &CandidateQuery) -> Candidates;
     list_install_tokens(query: &InstallTokenQuery) -> Page<InstallToken>;
     list_agent_tokens(query: &AgentTokenQuery) -> Page<AgentTokenRecord>;
     list_events(query: &EventQuery) -> Page<Event>;

@@ -246,8 +246,8 @@ async fn every_verb(
         (Action::ArchiveHost, status(admin.archive_host(host_id).await.map(|_| ()))),
         (Action::DeleteHost, status(admin.delete_host(host_id, false).await)),
     ];
-    // Lists answer everybody, with what they may see; every other action must have been asked above.
-    for action in Action::ALL.iter().filter(|action| **action != Action::ReadEvents) {
+    // Lists and placement answer everybody, with what they may see or use; every other action must have been asked above.
+    for action in Action::ALL.iter().filter(|action| !matches!(action, Action::ReadEvents | Action::PlaceWork)) {
         assert!(answers.iter().any(|(asked, _)| asked == action), "{action:?} is not walked");
     }
     answers

@@ -12,9 +12,9 @@ use enlist_core::fleet::{AdminError, EnrolError, TokenFilter};
 use enlist_core::host::{ExternalId, HostName};
 use enlist_core::install_token::{InstallToken, InstallTokenStatus};
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, StoreError,
-    Subscription, Sweep, Swept, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
+    ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known,
+    Page, Prune, Pruned, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::wire::{MintedInstallToken, ProposedHost};
@@ -52,6 +52,7 @@ stepping! {
     authenticate(hash: &TokenHash) -> Option<Known>;
     find_host(lookup: &HostLookup) -> Option<HostRecord>;
     list_hosts(query: &HostQuery) -> Page<HostRecord>;
+    list_candidates(query: &CandidateQuery) -> Candidates;
     list_install_tokens(query: &InstallTokenQuery) -> Page<InstallToken>;
     list_agent_tokens(query: &AgentTokenQuery) -> Page<AgentTokenRecord>;
     list_events(query: &EventQuery) -> Page<Event>;

@@ -4,6 +4,7 @@ mod admin;
 mod authenticate;
 mod cache;
 mod catch_up;
+mod client_pool;
 mod exchange;
 mod host;
 mod host_deletion;
@@ -11,6 +12,7 @@ mod ingest;
 mod interleaving;
 mod limits;
 mod liveness;
+mod placement;
 #[cfg(feature = "access-tokens")]
 mod refresh;
 mod retention;

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, Change, Commit, Contact,
-    ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known,
-    Page, Prune, Pruned, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, CandidateQuery, Candidates, Change,
+    Commit, Contact, ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery,
+    Key, Known, Page, Prune, Pruned, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{MemoryStore, Store, Timestamp, TokenHash};
@@ -113,6 +113,9 @@ impl Store for Watched {
     }
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
         self.inner.list_hosts(query).await
+    }
+    async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
+        self.inner.list_candidates(query).await
     }
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
         self.inner.list_install_tokens(query).await

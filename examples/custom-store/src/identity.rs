@@ -7,16 +7,18 @@ use enlist_core::agent_token::{AgentToken, AgentTokenState};
 use enlist_core::event::Event;
 use enlist_core::host::{Host, Presence, Status};
 use enlist_core::install_token::{Binding, InstallToken, InstallTokenState};
+use enlist_core::placement::is_eligible;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Credential, Expected, HostAggregate, HostLookup,
-    HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenOwner, InstallTokenQuery, Key, Known, Page, Presented,
-    Revision, StoreErrorKind, TenantInstallToken, Tombstone, Write,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Candidate, CandidateQuery, Candidates, Commit, Credential, Expected,
+    HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenOwner, InstallTokenQuery,
+    Key, Known, Page, Presented, Revision, StoreErrorKind, TenantInstallToken, Tombstone, Write,
 };
+use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, Timestamp, TokenHash};
 use redb::ReadableTable;
 
 use crate::error::Failure;
-use crate::record::{AgentTokenRow, HostRow, InstallTokenRow, PresenceRow, TombstoneRow, decode};
+use crate::record::{AgentTokenRow, HostRow, InstallTokenRow, PresenceRow, SnapshotRow, TombstoneRow, decode};
 use crate::schema::{AsKey, Reader, Writer, all_of, behind, claim, get, number, owned, page, put};
 use crate::{event, liveness};
 
@@ -105,6 +107,29 @@ pub(crate) fn list(tables: &Reader, query: &HostQuery) -> Result<Page<HostRecord
         Ok(wanted.then_some(record))
     });
     page(hosts.filter_map(Result::transpose), query.limit)
+}
+
+/// `list_candidates`: by the one ring of all hosts, whatever the query narrows.
+pub(crate) fn list_candidates(tables: &Reader, query: &CandidateQuery) -> Result<Candidates, Failure> {
+    let after = query.after.map_or(Bound::Unbounded, |after| Bound::Excluded((after.lot(), after.key())));
+    let mut found = Candidates::NONE;
+    let mut last = None;
+    for (place, row) in tables.ring.range((after, Bound::Unbounded))?.enumerate() {
+        if place == query.limit {
+            found.next = last;
+            break;
+        }
+        let (_, id) = row?.0.value();
+        let record = record(tables, get(&tables.hosts, id)?.ok_or(MISSING)?)?;
+        last = Some(record.host.id);
+        if !is_eligible(&record, query) {
+            continue;
+        }
+        let newest = record.presence.newest_report_at.map(|at| (id, at.unix_micros()));
+        let newest = newest.map(|key| get::<_, SnapshotRow>(&tables.snapshots, key)).transpose()?.flatten();
+        found.items.push(Candidate { record, metrics: newest.map(|row| HostSnapshot::from(row).metrics) });
+    }
+    Ok(found)
 }
 
 fn record(tables: &Reader, HostRow { revision, host }: HostRow) -> Result<HostRecord, Failure> {
@@ -230,6 +255,7 @@ fn write_host(tables: &mut Writer<'_>, write: HostWrite) -> Result<(), Failure> 
     }
     put(&mut tables.presence, id, &presence)?;
     let host_id = host.id;
+    tables.ring.insert((host.id.lot(), id), ())?;
     put(&mut tables.hosts, id, &HostRow { revision: expected.next().get(), host })?;
     for token in install_tokens {
         if token.binding != Binding::Host(host_id) {
@@ -312,6 +338,7 @@ fn delete_host(tables: &mut Writer<'_>, host_id: HostId, deleted_at: Timestamp) 
     let HostRow { host, .. } = get(&tables.hosts, id)?.ok_or(MISSING)?;
     give_free(tables, &host)?;
     tables.hosts.remove(id)?;
+    tables.ring.remove((host.id.lot(), id))?;
     let presence: PresenceRow = get(&tables.presence, id)?.ok_or(MISSING)?;
     liveness::note(tables, id, presence.shown.presence, Presence::Pending)?;
     tables.presence.remove(id)?;

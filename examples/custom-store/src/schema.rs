@@ -47,6 +47,8 @@ tables! {
     meta: &'static str => u64,
     /// `HostRow` by its id.
     hosts: u128 => Json,
+    /// Hosts in the order in which candidates for placement stand.
+    ring: (u64, u128) => (),
     /// `PresenceRow` by the host.
     presence: u128 => Json,
     /// Hosts that are online, by when they were heard last.

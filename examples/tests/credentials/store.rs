@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use enlist_core::event::Event;
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, StoreError,
-    StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
+    ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery, Key, Known,
+    Page, Prune, Pruned, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{Store, TokenHash};
@@ -47,6 +47,9 @@ impl Store for Killable {
     }
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
         self.inner.list_hosts(query).await
+    }
+    async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
+        self.inner.list_candidates(query).await
     }
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
         self.inner.list_install_tokens(query).await

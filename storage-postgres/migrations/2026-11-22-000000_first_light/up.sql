@@ -64,6 +64,13 @@ CREATE TABLE host_tags (
 -- Filters and placement ask for the hosts of a tag.
 CREATE INDEX host_tags_tag ON host_tags (tag, host_id);
 
+-- Hosts that new work may go to, as far as their own rows tell, in the order of the random part of their ids: a few behind
+-- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these.
+CREATE INDEX hosts_ring ON hosts (substr(uuid_send(id), 9), id) WHERE archived_at IS NULL AND NOT cordoned;
+CREATE INDEX hosts_ring_of_tenant ON hosts (tenant_id, substr(uuid_send(id), 9), id)
+    WHERE archived_at IS NULL AND NOT cordoned;
+CREATE INDEX host_tags_ring ON host_tags (tag, substr(uuid_send(host_id), 9), host_id);
+
 -- Every hash that any token, of either sort, ever had. A hash is accepted once: also after the token's row, or its
 -- host, was deleted. The tokens' foreign keys point here, so that no writer can forget it: a hash that is in the
 -- register under another token's id cannot be had.

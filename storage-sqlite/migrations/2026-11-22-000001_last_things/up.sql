@@ -86,6 +86,14 @@ CREATE TABLE monitor (
 ) STRICT;
 INSERT INTO monitor (id, state) VALUES (1, '{}');
 
+-- Placement ---------------------------------------------------------------------------------------------------------
+
+-- Hosts that new work may go to, as far as their own rows tell, in the order of the random part of their ids: a few behind
+-- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these.
+CREATE INDEX hosts_ring ON hosts (substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
+CREATE INDEX hosts_ring_of_tenant ON hosts (tenant_id, substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
+CREATE INDEX host_tags_ring ON host_tags (tag, substr(host_id, 9), host_id);
+
 -- Age ---------------------------------------------------------------------------------------------------------------
 
 CREATE INDEX events_at ON events (at);

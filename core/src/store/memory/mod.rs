@@ -18,11 +18,13 @@ use crate::host::{ExternalId, Host, HostName, Status};
 use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
 use crate::install_token::{Binding, InstallToken};
 use crate::liveness::Monitor;
+use crate::placement::is_eligible;
 use crate::secret::TokenHash;
 use crate::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Commit, Contact, ContainerQuery, ContainerRecord,
-    Credential, EventQuery, HostLookup, HostPresence, HostQuery, HostRecord, InstallTokenOwner, InstallTokenQuery, Key,
-    Known, Page, Prune, Pruned, Revision, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery, Tombstone,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, Candidate, CandidateQuery, Candidates, Commit,
+    Contact, ContainerQuery, ContainerRecord, Credential, EventQuery, HostLookup, HostPresence, HostQuery, HostRecord,
+    InstallTokenOwner, InstallTokenQuery, Key, Known, Page, Prune, Pruned, Revision, Store, StoreError, Subscription,
+    Sweep, Swept, TelemetryQuery, Tombstone,
 };
 use crate::telemetry::HostSnapshot;
 
@@ -170,6 +172,21 @@ impl Store for MemoryStore {
                 && query.name_prefix.as_ref().is_none_or(|prefix| host.name.as_str().starts_with(prefix))
         });
         Ok(page(matching.map(HostEntry::record), query.limit))
+    }
+
+    async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
+        let state = self.state();
+        let mut ring: Vec<_> = state.hosts.iter().filter(|(id, _)| query.is_ahead(**id)).collect();
+        ring.sort_unstable_by_key(|(id, _)| (id.lot(), **id));
+        let more = ring.len() > query.limit;
+        ring.truncate(query.limit);
+        let next = ring.last().filter(|_| more).map(|(id, _)| **id);
+        let records = ring.into_iter().map(|(_, entry)| (entry, entry.record()));
+        let items = records.filter(|(_, record)| is_eligible(record, query)).map(|(entry, record)| {
+            let newest = record.presence.newest_report_at.and_then(|at| entry.snapshots.get(&at));
+            Candidate { metrics: newest.map(|snapshot| snapshot.metrics), record }
+        });
+        Ok(Candidates { items: items.collect(), next })
     }
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {

@@ -1,0 +1,192 @@
+//! Candidates for placement.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Fixture;
+use super::sample::{self, at};
+use crate::HostId;
+use crate::host::{Host, HostKind, Tag};
+use crate::placement::is_eligible;
+use crate::policy::{Kinds, Scope};
+use crate::store::{AppendOutcome, Candidate, CandidateQuery, Candidates, HostQuery, Prune, Revision, Store};
+use crate::telemetry::HostMetrics;
+
+/// All that a query finds, in windows of its limit.
+async fn walk(store: &impl Store, query: &CandidateQuery) -> Vec<Candidate> {
+    let mut query = query.clone();
+    let mut all = Vec::new();
+    // Bounded: a store whose walk goes round fails instead of hanging.
+    for _ in 0..1_000 {
+        let Candidates { items, next } = store.list_candidates(&query).await.unwrap();
+        assert!(items.len() <= query.limit, "a window holds at most its limit");
+        all.extend(items);
+        match next {
+            Some(next) => query.after = Some(next),
+            None => return all,
+        }
+    }
+    panic!("a walk over a few hosts does not end");
+}
+
+fn ids(candidates: &[Candidate]) -> Vec<HostId> {
+    candidates.iter().map(|candidate| candidate.record.host.id).collect()
+}
+
+async fn create(store: &impl Store, change: impl FnOnce(&mut Host)) -> Host {
+    let mut host = sample::host(&sample::hash().to_hex());
+    change(&mut host);
+    sample::create(store, &host).await;
+    host
+}
+
+async fn online(store: &impl Store, change: impl FnOnce(&mut Host)) -> Host {
+    let host = create(store, change).await;
+    store.touch(vec![sample::contact(&host, at(100))]).await.unwrap();
+    host
+}
+
+fn tags(names: &[&str]) -> BTreeSet<Tag> {
+    names.iter().map(|name| Tag::new(*name).expect("a sample name is valid")).collect()
+}
+
+/// Neither one that was never heard, nor one that fell silent, is cordoned, or out of service; they come, and go, with
+/// what is true of them.
+pub async fn only_hosts_that_may_take_work_are_candidates(fixture: &impl Fixture) {
+    let (store, other) = (fixture.handle().await, fixture.handle().await);
+    sample::watch(&store).await;
+    let pending = create(&store, |_| {}).await;
+    let silent = create(&store, |_| {}).await;
+    store.touch(vec![sample::contact(&silent, at(1))]).await.unwrap();
+    let swept = store.sweep(sample::sweep(at(100), Duration::from_secs(90))).await.unwrap();
+    assert_eq!(swept.events.len(), 1);
+    let archived = online(&store, |_| {}).await;
+    sample::commit(&store, sample::write(Revision::FIRST, &archived.archive(at(101)))).await;
+    let cordoned = online(&store, |host| host.cordoned = true).await;
+    let host = online(&store, |_| {}).await;
+
+    let query = CandidateQuery::new(Scope::All, 50);
+    assert_eq!(ids(&walk(&other, &query).await), [host.id]);
+    // Those come that are heard, and let.
+    other.touch(vec![sample::contact(&pending, at(102)), sample::contact(&silent, at(102))]).await.unwrap();
+    let uncordoned = Host { cordoned: false, ..cordoned };
+    sample::commit(&other, sample::write(Revision::FIRST, &uncordoned)).await;
+    let found: BTreeSet<_> = ids(&walk(&store, &query).await).into_iter().collect();
+    assert_eq!(found, BTreeSet::from([pending.id, silent.id, uncordoned.id, host.id]));
+}
+
+/// Every narrowing, alone and with every other, as the one rule has it.
+pub async fn candidates_are_narrowed_by_scope_tenant_kind_and_tags(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    for tenant in ["acme", "other"] {
+        for kind in [HostKind::Managed, HostKind::Byoc] {
+            for tagged in [&[][..], &["gpu"], &["eu", "gpu"]] {
+                let change = |host: &mut Host| {
+                    (host.tenant_id, host.kind, host.tags) = (sample::tenant(tenant), kind, tags(tagged));
+                };
+                online(&store, change).await;
+            }
+        }
+    }
+    let all = store.list_hosts(&HostQuery::new(Scope::All, 100)).await.unwrap().items;
+    let of = |tenants: &[(&str, Kinds)]| {
+        Scope::Tenants(tenants.iter().map(|(tenant, kinds)| (sample::tenant(tenant), *kinds)).collect())
+    };
+    let byoc = Kinds::Only(HostKind::Byoc);
+    let scopes = [
+        Scope::All,
+        of(&[]),
+        of(&[("acme", Kinds::Both)]),
+        of(&[("acme", byoc)]),
+        of(&[("acme", byoc), ("other", Kinds::Only(HostKind::Managed))]),
+        of(&[("acme", Kinds::Both), ("nobody", Kinds::Both)]),
+    ];
+    for scope in scopes {
+        for tenant_id in [None, Some("acme"), Some("nobody")] {
+            for kind in [None, Some(HostKind::Managed), Some(HostKind::Byoc)] {
+                for tagged in [&[][..], &["gpu"], &["eu", "gpu"], &["none"]] {
+                    let query = CandidateQuery {
+                        tenant_id: tenant_id.map(sample::tenant),
+                        kind,
+                        tags: tags(tagged),
+                        ..CandidateQuery::new(scope.clone(), 50)
+                    };
+                    let expected: BTreeSet<_> =
+                        all.iter().filter(|record| is_eligible(record, &query)).map(|record| record.host.id).collect();
+                    let found = walk(&store, &query).await;
+                    assert_eq!(ids(&found).into_iter().collect::<BTreeSet<_>>(), expected, "{query:?}");
+                    assert_eq!(found.len(), expected.len(), "{query:?}");
+                    for candidate in found {
+                        let record = all.iter().find(|record| record.host.id == candidate.record.host.id);
+                        assert_eq!(Some(&candidate.record), record);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// In the order of the ring, whatever stands between them, from wherever the walk begins.
+pub async fn a_walk_over_candidates_sees_each_once(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let mut expected = Vec::new();
+    for n in 0..24 {
+        let tagged = |host: &mut Host| host.tags = tags(&["all"]);
+        if n % 2 == 0 {
+            create(&store, tagged).await;
+        } else {
+            expected.push(online(&store, tagged).await.id);
+        }
+    }
+    expected.sort_unstable_by_key(|id| (id.lot(), *id));
+    let acme = Some(sample::tenant("acme"));
+    for (tenant_id, tagged) in [(None, &[][..]), (acme.clone(), &[]), (None, &["all"]), (acme, &["all"])] {
+        for limit in [1, 3, 50] {
+            let query = CandidateQuery {
+                tenant_id: tenant_id.clone(),
+                tags: tags(tagged),
+                ..CandidateQuery::new(Scope::All, limit)
+            };
+            assert_eq!(ids(&walk(&store, &query).await), expected, "{query:?}");
+            let behind = CandidateQuery { after: Some(expected[2]), ..query.clone() };
+            assert_eq!(ids(&walk(&store, &behind).await), expected[3..], "{behind:?}");
+            // A place at which no host stands: just before one, by the rest of the id.
+            let lot = expected[2].lot();
+            let before = HostId::from_uuid(uuid::Uuid::from_u64_pair(0, lot));
+            let at_place = CandidateQuery { after: Some(before), ..query };
+            assert_eq!(ids(&walk(&store, &at_place).await), expected[2..], "{at_place:?}");
+        }
+    }
+}
+
+/// Of the newest report by the agent's clock, and of none that is gone.
+pub async fn candidates_come_with_their_newest_numbers(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (silent, host) = (online(&store, |_| {}).await, online(&store, |_| {}).await);
+    let day = 86_400;
+    let report = |seconds, cpu_percent| {
+        let mut report = sample::report(at(seconds));
+        report.host.metrics = HostMetrics { cpu_percent: Some(cpu_percent), ..HostMetrics::default() };
+        sample::append(&host, report)
+    };
+    let reports = vec![report(10 * day, 20.0), report(10 * day + 30, 30.0), report(9 * day, 10.0)];
+    let outcomes = store.append(reports).await.unwrap().outcomes;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, AppendOutcome::Accepted)), "{outcomes:?}");
+    let numbers = async || {
+        let found = walk(&store, &CandidateQuery::new(Scope::All, 50)).await;
+        let of = |id| found.iter().find(|found| found.record.host.id == id).expect("it is a candidate").metrics;
+        assert_eq!(of(silent.id), None, "it has never reported");
+        of(host.id).map(|metrics| metrics.cpu_percent)
+    };
+    assert_eq!(numbers().await, Some(Some(30.0)));
+    let prune = Prune {
+        now: at(20 * day),
+        snapshots_before: at(12 * day),
+        events_before: crate::Timestamp::MIN,
+        containers_removed_before: crate::Timestamp::MIN,
+        tombstones_before: crate::Timestamp::MIN,
+        limit: 1_000,
+    };
+    while store.prune(&prune).await.unwrap().more {}
+    assert_eq!(numbers().await, None, "its report is gone");
+}

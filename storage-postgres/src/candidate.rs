@@ -1,0 +1,179 @@
+//! Candidates for placement: a few rows of the ring, by the index that narrows it most.
+
+use std::collections::HashMap;
+
+use enlist_core::HostId;
+use enlist_core::store::{Candidate, CandidateQuery, Candidates, HostRecord, Visible};
+use enlist_core::telemetry::HostMetrics;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::column::{Count, Id, overread};
+use crate::error::Failure;
+use crate::host::{self, host_columns};
+use crate::presence::presence_columns;
+use crate::transaction::Db;
+
+/// Hosts, with the machine's numbers in the newest report of each, if it is kept: one row of one day.
+const RECORDS: &str = concat!(
+    "SELECT ",
+    host_columns!(),
+    ", ",
+    presence_columns!(),
+    ", s.measured, s.cpu_percent, s.load_1m, s.load_5m, s.load_15m, s.memory_used_bytes, s.memory_total_bytes,
+       s.swap_used_bytes, s.swap_total_bytes, s.disk_used_bytes, s.disk_total_bytes, s.network_rx_bytes,
+       s.network_tx_bytes, s.uptime_seconds
+     FROM {schema}.hosts AS h
+     JOIN {schema}.host_presence AS p ON p.host_id = h.id
+     LEFT JOIN LATERAL (
+         SELECT TRUE AS measured, m.* FROM {schema}.host_metric_snapshots AS m
+         WHERE m.host_id = p.host_id AND m.recorded_at = p.newest_report_at
+     ) AS s ON TRUE
+     WHERE h.id = ANY($1)"
+);
+
+/// Which of several indexes has the fewest rows for a query is asked no further than to see that it is large.
+const IN_TENANT: &str = "
+    SELECT count(*) AS number FROM (
+        SELECT FROM {schema}.hosts WHERE archived_at IS NULL AND NOT cordoned AND tenant_id = $1 LIMIT 1000
+    ) AS enough";
+const TAGGED: &str =
+    "SELECT count(*) AS number FROM (SELECT FROM {schema}.host_tags WHERE tag = $1 LIMIT 1000) AS enough";
+
+/// What finds the hosts.
+enum Drive {
+    /// All that may take work.
+    Fleet,
+    /// Those of a tenant.
+    Tenant(String),
+    /// All that have a tag.
+    Tag(String),
+}
+
+/// `list_candidates`. Several statements: in a snapshot.
+pub(crate) async fn list(db: &mut Db, query: &CandidateQuery) -> Result<Candidates, Failure> {
+    let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
+    if visible.is_nothing() {
+        return Ok(Candidates::NONE);
+    }
+    let mut places = window(db, query, visible).await?;
+    let more = places.len() > query.limit;
+    places.truncate(query.limit);
+    let next = places.last().filter(|_| more).map(|(id, _)| HostId::from(*id));
+    let ids: Vec<_> = places.into_iter().filter(|(_, eligible)| *eligible).map(|(id, _)| id).collect();
+    if ids.is_empty() {
+        return Ok(Candidates { items: Vec::new(), next });
+    }
+    let rows = db.query(RECORDS).bind(ids.clone()).fetch_all(db.connection()).await?;
+    let mut found = HashMap::new();
+    for row in &rows {
+        let record: HostRecord = host::record(row)?;
+        found.insert(record.host.id, Candidate { metrics: metrics(row)?, record });
+    }
+    Ok(Candidates { items: ids.into_iter().filter_map(|id| found.remove(&HostId::from(id))).collect(), next })
+}
+
+/// The next places of the ring, one more than was asked for, and whether each may take the work.
+async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result<Vec<(Id, bool)>, Failure> {
+    let drive = drive(db, query, &visible).await?;
+    let id = if matches!(drive, Drive::Tag(_)) { "t.host_id" } else { "h.id" };
+    // `is_eligible`, restated where rows are chosen.
+    let mut text = db.builder("SELECT ");
+    text.push(id).push(" AS id, p.presence = 'online' AND h.archived_at IS NULL AND NOT h.cordoned");
+    match visible {
+        Visible::Everything => {}
+        Visible::Tenant(tenant_id, kind) => {
+            text.push(" AND h.tenant_id = ").push_bind(tenant_id);
+            if let Some(kind) = kind {
+                text.push(" AND h.kind = ").push_bind(kind.as_str());
+            }
+        }
+        Visible::Tenants { both, managed, byoc } => {
+            text.push(" AND (h.tenant_id = ANY(").push_bind(both);
+            text.push(") OR (h.kind = 'managed' AND h.tenant_id = ANY(").push_bind(managed);
+            text.push(")) OR (h.kind = 'byoc' AND h.tenant_id = ANY(").push_bind(byoc).push(")))");
+        }
+    }
+    if let Some(kind) = query.kind {
+        text.push(" AND h.kind = ").push_bind(kind.as_str());
+    }
+    let shared = db.shared();
+    for tag in &query.tags {
+        let tagged = shared.sql.put_in(" AND EXISTS (SELECT FROM {schema}.host_tags AS g WHERE g.host_id = h.id");
+        text.push(tagged).push(" AND g.tag = ").push_bind(tag.as_str()).push(")");
+    }
+    text.push(" AS eligible FROM ");
+    let hosts = "{schema}.hosts AS h JOIN {schema}.host_presence AS p ON p.host_id = h.id";
+    // The partial indexes are used where their condition is asked for, to the letter.
+    match drive {
+        Drive::Fleet => {
+            text.push(shared.sql.put_in(hosts)).push(" WHERE h.archived_at IS NULL AND NOT h.cordoned");
+        }
+        Drive::Tenant(tenant_id) => {
+            text.push(shared.sql.put_in(hosts)).push(" WHERE h.archived_at IS NULL AND NOT h.cordoned");
+            text.push(" AND h.tenant_id = ").push_bind(tenant_id);
+        }
+        Drive::Tag(tag) => {
+            text.push(shared.sql.put_in("{schema}.host_tags AS t JOIN {schema}.hosts AS h ON h.id = t.host_id"));
+            text.push(shared.sql.put_in(" JOIN {schema}.host_presence AS p ON p.host_id = t.host_id WHERE t.tag = "));
+            text.push_bind(tag);
+        }
+    }
+    if let Some(after) = query.after {
+        text.push(" AND (substr(uuid_send(").push(id).push("), 9), ").push(id).push(") > (");
+        text.push_bind(after.lot().to_be_bytes().to_vec()).push(", ").push_bind(Id::from(after)).push(")");
+    }
+    text.push(" ORDER BY substr(uuid_send(").push(id).push("), 9), ").push(id);
+    text.push(" LIMIT ").push_bind(overread(query.limit));
+    let rows = text.build().persistent(false).fetch_all(db.connection()).await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("eligible")?))).collect()
+}
+
+/// The one that has the fewest rows; counted only where there is a choice.
+async fn drive(db: &mut Db, query: &CandidateQuery, visible: &Visible) -> Result<Drive, Failure> {
+    let tags = query.tags.iter().map(|tag| Drive::Tag(tag.as_str().to_owned()));
+    let tenant = match visible {
+        Visible::Tenant(tenant_id, _) => Some(Drive::Tenant(tenant_id.clone())),
+        Visible::Everything | Visible::Tenants { .. } => None,
+    };
+    let mut drives: Vec<_> = tenant.into_iter().chain(tags).collect();
+    if drives.len() < 2 {
+        return Ok(drives.pop().unwrap_or(Drive::Fleet));
+    }
+    let mut fewest: Option<(u64, Drive)> = None;
+    for drive in drives {
+        let count = match &drive {
+            Drive::Fleet => continue,
+            Drive::Tenant(tenant_id) => db.query(IN_TENANT).bind(tenant_id.clone()),
+            Drive::Tag(tag) => db.query(TAGGED).bind(tag.clone()),
+        };
+        let Count(number) = count.fetch_one(db.connection()).await?.try_get("number")?;
+        if fewest.as_ref().is_none_or(|(least, _)| number < *least) {
+            fewest = Some((number, drive));
+        }
+    }
+    Ok(fewest.map_or(Drive::Fleet, |(_, drive)| drive))
+}
+
+/// Of the newest report, if it is there.
+fn metrics(row: &PgRow) -> Result<Option<HostMetrics>, Failure> {
+    if row.try_get::<Option<bool>, _>("measured")?.is_none() {
+        return Ok(None);
+    }
+    let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));
+    Ok(Some(HostMetrics {
+        cpu_percent: row.try_get("cpu_percent")?,
+        load_1m: row.try_get("load_1m")?,
+        load_5m: row.try_get("load_5m")?,
+        load_15m: row.try_get("load_15m")?,
+        memory_used_bytes: count("memory_used_bytes")?,
+        memory_total_bytes: count("memory_total_bytes")?,
+        swap_used_bytes: count("swap_used_bytes")?,
+        swap_total_bytes: count("swap_total_bytes")?,
+        disk_used_bytes: count("disk_used_bytes")?,
+        disk_total_bytes: count("disk_total_bytes")?,
+        network_rx_bytes: count("network_rx_bytes")?,
+        network_tx_bytes: count("network_tx_bytes")?,
+        uptime_seconds: count("uptime_seconds")?,
+    }))
+}
