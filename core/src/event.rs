@@ -12,7 +12,7 @@ use crate::id::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageI
 use crate::lineage::Overlap;
 
 /// The place of an event in the one order of all events: the order in which they were committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(u64);
 

@@ -19,7 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 /// A trait and not a filter: a filter that rejects hands the request to the service's other routes, and one of those
 /// might answer it.
 ///
-/// It is asked once a request, after the path and the method have matched and before the body is read. It sees the
+/// It is asked once a request, and every 30 seconds while a stream of events runs, after the path and the method have matched and before the body is read. It sees the
 /// head only: method, URI, headers, and the extensions that were named to [`Routes`](crate::Routes). The version is not
 /// passed on; an `:authority` of HTTP/2 is in the header `Host`.
 ///

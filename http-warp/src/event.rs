@@ -6,6 +6,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use crate::Routes;
+use crate::event_stream::follow;
 use crate::reply::{Answer, Response, json};
 use crate::resource::{AdminCall, Resource};
 
@@ -14,5 +15,9 @@ pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
         let filter: EventFilter = call.request.query()?;
         Ok(json(StatusCode::OK, &call.admin().list_events(filter).await?))
     }
-    Resource::new(api, "/v1/events").admin(Method::GET, list).at(warp::path!("events").map(|| ()))
+    let list = Resource::new(api, "/v1/events").admin(Method::GET, list).at(warp::path!("events").map(|| ()));
+    let stream = Resource::new(api, "/v1/events/stream")
+        .admin(Method::GET, follow)
+        .at(warp::path!("events" / "stream").map(|| ()));
+    list.or(stream).unify().boxed()
 }

@@ -71,6 +71,7 @@ mod auth;
 mod body;
 mod container;
 mod event;
+mod event_stream;
 mod health;
 mod host;
 mod inflate;

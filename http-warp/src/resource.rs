@@ -21,6 +21,7 @@ use warp::{Filter, Rejection};
 use zeroize::Zeroizing;
 
 use crate::Routes;
+use crate::auth::AdminAuth;
 use crate::body::{Body, Bounds, Held, SMALL_BODY};
 use crate::reply::{self, Answer, Refused, Response};
 use crate::request::{self, Request};
@@ -67,6 +68,8 @@ pub(crate) struct AgentCall {
 pub(crate) struct AdminCall {
     fleet: Fleet,
     actor: Actor,
+    /// For what goes on after the reply has begun, and has to ask again.
+    pub(crate) auth: Arc<dyn AdminAuth>,
     pub(crate) request: Request,
 }
 
@@ -135,7 +138,7 @@ impl<P: Send + 'static> Resource<P> {
         self.method(method, Caller::Administrator, move |Routes { fleet, auth, .. }, mut request, params| {
             async move {
                 match auth.actor(&request.head).await {
-                    Ok(actor) => handler(AdminCall { fleet, actor, request }, params).await,
+                    Ok(actor) => handler(AdminCall { fleet, actor, auth, request }, params).await,
                     Err(error) => {
                         request.body.discard().await;
                         Err(error.into())

@@ -40,7 +40,7 @@ async fn the_embedders_catch_all_never_answers_for_v1() {
             "/v1/hosts//archive",
             "/v1/hosts/%ff",
             "/v1/events",
-            "/v1/events/stream",
+            "/v1/events/streams",
             "/v1/nowhere",
             "/v1/agent",
             "/v1/agent/self",

@@ -66,6 +66,16 @@ fn decode(row: &PgRow) -> Result<Event, Failure> {
     Ok(Event { position: Position::new(position.0), event })
 }
 
+/// Not the sequence's own last value: that is ahead of transactions that were not committed yet.
+const NEWEST: &str = "SELECT position FROM {schema}.events ORDER BY position DESC LIMIT 1";
+
+/// `last_position`.
+pub(crate) async fn last_position(db: &mut Db) -> Result<Position, Failure> {
+    let newest = db.query(NEWEST).fetch_optional(db.connection()).await?;
+    let newest = newest.map(|row| row.try_get::<Count, _>("position")).transpose()?;
+    Ok(newest.map_or(Position::START, |position| Position::new(position.0)))
+}
+
 /// `list_events`.
 pub(crate) async fn list(db: &mut Db, query: &EventQuery) -> Result<Page<Event>, Failure> {
     let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
@@ -96,6 +106,9 @@ pub(crate) async fn list(db: &mut Db, query: &EventQuery) -> Result<Page<Event>,
     }
     if let Some(host_id) = query.host_id {
         text.push(" AND host_id = ").push_bind(Id::from(host_id));
+    }
+    if let Some(kind) = query.kind {
+        text.push(" AND host_kind = ").push_bind(kind.as_str());
     }
     if let Some(r#type) = &query.r#type {
         text.push(" AND type = ").push_bind(r#type.as_str());

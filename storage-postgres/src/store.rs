@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use enlist_core::event::Event;
+use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
@@ -233,6 +233,10 @@ impl Store for PgStore {
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         let query = query.clone();
         self.shared.read(move |db| Box::pin(async move { event::list(db, &query).await })).await
+    }
+
+    async fn last_position(&self) -> Result<Position, StoreError> {
+        self.shared.read(move |db| Box::pin(async move { event::last_position(db).await })).await
     }
 
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {

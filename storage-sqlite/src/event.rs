@@ -116,9 +116,19 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &EventQuery) -> Res
     if let Some(host_id) = query.host_id {
         rows = rows.filter(events::host_id.eq(Id::from(host_id)));
     }
+    if let Some(kind) = query.kind {
+        rows = rows.filter(events::host_kind.eq(kind.as_str()));
+    }
     if let Some(r#type) = &query.r#type {
         rows = rows.filter(events::kind.eq(r#type.clone()));
     }
     let events = rows.load::<(Count, EventRow)>(connection)?.into_iter().map(|(position, row)| row.decode(position));
     Ok(Page::of_overread(events.collect::<Result<_, _>>()?, query.limit))
+}
+
+/// `last_position`.
+pub(crate) fn last_position(connection: &mut SqliteConnection) -> Result<Position, Failure> {
+    let newest = events::table.select(events::position).order(events::position.desc()).limit(1);
+    let newest = newest.first::<Count>(connection).optional()?;
+    Ok(newest.map_or(Position::START, |position| Position::new(position.0)))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use diesel::prelude::*;
 use enlist_core::TokenHash;
-use enlist_core::event::Event;
+use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
@@ -188,6 +188,10 @@ impl Store for SqliteStore {
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         let query = query.clone();
         self.read(move |connection| event::list(connection, &query)).await
+    }
+
+    async fn last_position(&self) -> Result<Position, StoreError> {
+        self.read(event::last_position).await
     }
 
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Fixture;
 use super::sample;
-use crate::event::{Event, EventBody, NewEvent};
+use crate::event::{Event, EventBody, NewEvent, Position};
 use crate::host::{Host, HostKind};
 use crate::policy::{Kinds, Scope};
-use crate::store::{Commit, EventQuery, Expected, HostWrite, Store};
+use crate::store::{Commit, EventQuery, Expected, HostWrite, Revision, Store};
 
 async fn commit(store: &impl Store, events: Vec<NewEvent>) -> Vec<Event> {
     store.commit(Commit { writes: Vec::new(), events }).await.unwrap()
@@ -81,6 +81,34 @@ pub async fn events_are_filtered_by_host_tenant_and_type(fixture: &impl Fixture)
     assert_eq!(list(&store, of_type("host.teleported")).await, pick(&[4]));
     assert_eq!(list(&store, EventQuery { host_id: Some(b.id), ..of_type("host.archived") }).await, pick(&[3]));
     assert!(list(&store, of_type("host")).await.is_empty());
+}
+
+/// An event that concerns no host is of no kind.
+pub async fn events_are_filtered_by_kind(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let byoc = sample::host("a");
+    let managed = Host { kind: HostKind::Managed, ..sample::host("b") };
+    let hostless = NewEvent { host_id: None, host_kind: None, ..sample::event(&byoc) };
+    let all = commit(&store, vec![sample::event(&byoc), sample::event(&managed), hostless]).await;
+    let of = |kind| EventQuery { kind: Some(kind), ..EventQuery::new(Scope::All, 10) };
+    assert_eq!(list(&store, of(HostKind::Byoc)).await, all[..1]);
+    assert_eq!(list(&store, of(HostKind::Managed)).await, all[1..2]);
+    let both = EventQuery { host_id: Some(byoc.id), ..of(HostKind::Managed) };
+    assert!(list(&store, both).await.is_empty());
+    let scope = Scope::Tenants(BTreeMap::from([(byoc.tenant_id.clone(), Kinds::Only(HostKind::Byoc))]));
+    assert!(list(&store, EventQuery { scope, ..of(HostKind::Managed) }).await.is_empty());
+}
+
+/// Through every handle, and never of a commit that failed.
+pub async fn the_last_position_is_that_of_the_newest_event(fixture: &impl Fixture) {
+    let (here, there) = (fixture.handle().await, fixture.handle().await);
+    assert_eq!(there.last_position().await.unwrap(), Position::START);
+    let host = sample::host("a");
+    let written = commit(&here, vec![sample::event(&host), sample::event(&host)]).await;
+    assert_eq!(there.last_position().await.unwrap(), written[1].position);
+    let stale = HostWrite::new(Expected::Revision(Revision::FIRST), host.clone());
+    here.commit(Commit::of(stale, vec![sample::event(&host)])).await.unwrap_err();
+    assert_eq!(there.last_position().await.unwrap(), written[1].position);
 }
 
 /// What a policy hides is not even read out; an event that concerns no host follows its tenant.

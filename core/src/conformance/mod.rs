@@ -203,7 +203,9 @@ properties! {
         positions_rise_in_the_order_of_commits,
         pages_of_events_miss_and_repeat_nothing,
         events_are_filtered_by_host_tenant_and_type,
+        events_are_filtered_by_kind,
         a_scope_hides_events_of_other_tenants_and_kinds,
+        the_last_position_is_that_of_the_newest_event,
     }
     contact {
         a_report_makes_a_pending_host_online_with_one_event,

@@ -13,7 +13,7 @@ use crate::fleet::driver::Drivers;
 use crate::fleet::gauge::Gauge;
 use crate::fleet::limits::{AgentLimits, Limits, RefusalLimit};
 use crate::fleet::prefixes::Prefixes;
-use crate::fleet::{Fleet, Inner, cache, contact, queue};
+use crate::fleet::{Fleet, Inner, cache, contact, feed, queue};
 use crate::id::TenantId;
 use crate::policy::{DefaultPolicy, Policy};
 use crate::store::Store;
@@ -118,6 +118,7 @@ impl FleetBuilder {
             reuse_policy,
             #[cfg(feature = "access-tokens")]
             access_tokens: self.issuer.map(|issuer| AccessTokens::new(issuer, &limits)),
+            feeds: feed::Feeds::default(),
             checked: std::sync::Mutex::default(),
             monitor: std::sync::Mutex::default(),
             store,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
 
+use crate::fleet::feed::ring_feeds;
 use crate::fleet::liveness::watch_silence;
 use crate::fleet::queue::{Job, Outcomes, Receiver, Slot};
 use crate::fleet::retention::prune_store;
@@ -35,7 +36,7 @@ impl Timer for TokioTimer {
 }
 
 /// What a fleet does by itself: it commits reports in groups, writes contacts, forgets what others cut off, deletes
-/// what is too old, and finds the hosts that have fallen silent.
+/// what is too old, finds the hosts that have fallen silent, and tells feeds of new events.
 ///
 /// Whoever builds a fleet spawns [`Drivers::run`]. Until it is first polled, and after it has ended or was dropped,
 /// reports and heartbeats are refused at once with `Unavailable`; they never hang. Nothing else needs it, save that
@@ -57,15 +58,16 @@ impl Drivers {
     pub async fn run(self, timer: impl Timer, shutdown: impl Future<Output = ()> + Send) {
         let Self { fleet, receiver } = self;
         receiver.open();
+        fleet.feeds.open();
         let shutdown = shutdown.boxed().shared();
-        future::join5(
-            commit_reports(&fleet, receiver, shutdown.clone()),
+        let upkeep = future::join5(
             write_contacts(&fleet, &timer, shutdown.clone()),
             watch_changes(&fleet, &timer, shutdown.clone()),
             prune_store(&fleet, &timer, shutdown.clone()),
-            watch_silence(&fleet, &timer, shutdown),
-        )
-        .await;
+            watch_silence(&fleet, &timer, shutdown.clone()),
+            ring_feeds(&fleet, &timer, shutdown.clone()),
+        );
+        future::join(commit_reports(&fleet, receiver, shutdown), upkeep).await;
         // Heartbeats were taken until the last batch was committed.
         flush_contacts(&fleet).await;
     }

@@ -67,6 +67,9 @@ pub enum AdminError {
     /// It changed under every attempt.
     #[error("the host changed under every attempt: try again")]
     Conflict,
+    /// As many feeds of events are open as may be, of this actor or of all.
+    #[error("as many streams of events are followed as may be: end one, or try again later")]
+    TooManyFeeds,
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
@@ -304,6 +307,7 @@ impl From<AdminError> for Problem {
             AdminError::CannotRotate(CannotRotate::AgentSuccessorPending) => Self::new(Code::RotationPending, detail),
             AdminError::InstallTokenUsed => Self::new(Code::InstallTokenAlreadyUsed, detail).with_status(409),
             AdminError::Conflict => Self::new(Code::Conflict, detail).with_retry_after(RETRY_AFTER),
+            AdminError::TooManyFeeds => Self::new(Code::TooManyStreams, detail).with_retry_after(RETRY_AFTER),
             AdminError::Store(error) => error.into(),
         }
     }

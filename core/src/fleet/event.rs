@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::event::{EventBody, NewEvent, Position};
 use crate::fleet::error::AdminError;
 use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor};
-use crate::host::Host;
+use crate::host::{Host, HostKind};
 use crate::id::{ActorId, EventId, HostId, TenantId};
 use crate::policy::Action;
 use crate::store::EventQuery;
@@ -22,6 +22,9 @@ pub struct EventFilter {
     /// Of this tenant only.
     #[serde(default)]
     pub tenant_id: Option<TenantId>,
+    /// Of hosts of this kind only.
+    #[serde(default)]
+    pub kind: Option<HostKind>,
     /// Of this type only, as in `host.created`.
     #[serde(default)]
     pub r#type: Option<String>,
@@ -71,6 +74,7 @@ impl Admin<'_> {
             scope: self.fleet.policy.scope(self.actor, Action::ReadEvents),
             host_id: filter.host_id,
             tenant_id: filter.tenant_id,
+            kind: filter.kind,
             r#type: filter.r#type,
             after: parse_cursor(filter.cursor.as_deref())?.unwrap_or(Position::START),
             limit: page_size(filter.limit),

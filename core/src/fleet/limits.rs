@@ -72,6 +72,10 @@ pub struct Limits {
     /// How many proposals of successors and refreshes together a minute a host may send; `None` for no limit. Default 12.
     /// Of the host, since each rotation makes another token.
     pub rotations_per_minute: Option<NonZeroU32>,
+    /// How many feeds of events may be open at a time. Default 256.
+    pub event_feeds: usize,
+    /// How many of them one actor may have. Default 32.
+    pub event_feeds_per_actor: usize,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -104,6 +108,8 @@ impl Default for Limits {
             live_per_minute: NonZeroU32::new(60),
             batches_per_minute: NonZeroU32::new(12),
             rotations_per_minute: NonZeroU32::new(12),
+            event_feeds: 256,
+            event_feeds_per_actor: 32,
         }
     }
 }

@@ -24,6 +24,7 @@ mod driver;
 mod error;
 mod event;
 mod exchange;
+mod feed;
 mod gauge;
 mod host;
 mod host_deletion;
@@ -58,6 +59,7 @@ pub use driver::{Drivers, Timer};
 pub use error::RefreshError;
 pub use error::{AdminError, AgentError, AuthenticateError, EnrolError, RateLimited, ReportError};
 pub use event::EventFilter;
+pub use feed::{EventFeed, FeedFilter, FeedItem};
 pub use host::HostFilter;
 pub use limits::Limits;
 pub use placement::PlaceError;
@@ -101,6 +103,7 @@ struct Inner {
     access_tokens: Option<access_token::AccessTokens>,
     /// When the store was last asked whether it works, and what it said.
     checked: Mutex<Option<(Duration, Result<(), StoreError>)>>,
+    feeds: feed::Feeds,
     /// What the last sweep said.
     monitor: Mutex<Option<liveness::Said>>,
 }
@@ -168,7 +171,7 @@ impl std::fmt::Debug for Fleet {
 /// Dropping the future of a verb leaves either all of its effect or none.
 #[derive(Clone, Copy)]
 pub struct Admin<'a> {
-    fleet: &'a Inner,
+    fleet: &'a Arc<Inner>,
     actor: &'a Actor,
 }
 

@@ -41,7 +41,7 @@ pub use record::{
 pub use subscription::{Change, Subscription};
 pub use visible::Visible;
 
-use crate::event::Event;
+use crate::event::{Event, Position};
 use crate::install_token::InstallToken;
 use crate::secret::TokenHash;
 use crate::telemetry::HostSnapshot;
@@ -134,6 +134,13 @@ pub trait Store: Send + Sync + 'static {
     /// Events in the order of their positions. To ensure correctness, once a position was read out, no event with a
     /// lower one appears.
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError>;
+
+    /// The position of the newest event that can be read; [`Position::START`] when there is none. Asked a few times a second
+    /// while somebody follows events, so an index has to know it.
+    ///
+    /// To ensure correctness, every event up to it that was not pruned is found by a [`Store::list_events`] that begins
+    /// after this has answered.
+    async fn last_position(&self) -> Result<Position, StoreError>;
 
     /// Stores reports and the contacts that they prove; answers for each, in order. In one transaction, unless it is for a
     /// reason that a report is in another; each report is whole.

@@ -160,6 +160,8 @@ pub struct EventQuery {
     pub host_id: Option<HostId>,
     /// Of this tenant only.
     pub tenant_id: Option<TenantId>,
+    /// Of hosts of this kind only; events that concern no host are of none.
+    pub kind: Option<HostKind>,
     /// Of this `type` only.
     pub r#type: Option<String>,
     /// Behind this position.
@@ -171,7 +173,7 @@ pub struct EventQuery {
 impl EventQuery {
     /// Every event that `scope` shows.
     pub fn new(scope: Scope, limit: usize) -> Self {
-        Self { scope, host_id: None, tenant_id: None, r#type: None, after: Position::START, limit }
+        Self { scope, host_id: None, tenant_id: None, kind: None, r#type: None, after: Position::START, limit }
     }
 }
 

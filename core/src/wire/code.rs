@@ -130,6 +130,8 @@ codes! {
     RateLimited = "rate_limited", 429, "Too many requests";
     /// The ingest queue is full; see `Retry-After`.
     Overloaded = "overloaded", 503, "Overloaded";
+    /// As many streams of events are followed as may be; see `Retry-After`.
+    TooManyStreams = "too_many_streams", 503, "Too many streams";
     /// The service cannot answer just now; see `Retry-After`.
     Unavailable = "unavailable", 503, "Unavailable";
     /// A defect of the service.

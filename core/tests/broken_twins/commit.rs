@@ -182,12 +182,15 @@ twins! {
         "commit::a_stale_write_conflicts_and_changes_nothing",
         "commit::events_of_a_commit_that_failed_do_not_exist",
         "deletion::a_stale_deletion_conflicts_and_changes_nothing",
+        "event::the_last_position_is_that_of_the_newest_event",
     ],
     only_the_first_event_is_kept: OnlyTheFirstEventIsKept => [
         "commit::events_of_a_commit_that_failed_do_not_exist",
         "event::a_scope_hides_events_of_other_tenants_and_kinds",
         "event::events_are_filtered_by_host_tenant_and_type",
+        "event::events_are_filtered_by_kind",
         "event::positions_rise_in_the_order_of_commits",
+        "event::the_last_position_is_that_of_the_newest_event",
         "prune::a_position_is_never_given_again",
         "prune::a_step_is_bounded_and_says_what_is_left",
         "prune::old_events_go_and_younger_ones_stay",
@@ -196,6 +199,7 @@ twins! {
     events_of_a_commit_are_reversed: EventsOfACommitAreReversed => [
         "event::a_scope_hides_events_of_other_tenants_and_kinds",
         "event::events_are_filtered_by_host_tenant_and_type",
+        "event::events_are_filtered_by_kind",
         "prune::old_events_go_and_younger_ones_stay",
         "round_trip::every_event_body",
     ],

@@ -1,7 +1,7 @@
 //! Events that are lost, out of order or shown to the wrong reader.
 
 use async_trait::async_trait;
-use enlist_core::event::{Event, EventBody};
+use enlist_core::event::{Event, EventBody, Position};
 use enlist_core::policy::{Kinds, Scope};
 use enlist_core::store::{Append, Appended, Contact, EventQuery, Page, StoreError, Sweep, Swept};
 use enlist_core::{MemoryStore, Store};
@@ -101,6 +101,20 @@ faults! {
         }
     }
 
+    /// The kind is not looked at.
+    EventsAreNotFilteredByKind {
+        async fn list_events(&self, store: &MemoryStore, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+            store.list_events(&EventQuery { kind: None, ..query.clone() }).await
+        }
+    }
+
+    /// The sequence's own value, which is ahead of what was committed.
+    TheLastPositionIsAhead {
+        async fn last_position(&self, store: &MemoryStore) -> Result<Position, StoreError> {
+            Ok(Position::new(store.last_position().await?.get() + 1))
+        }
+    }
+
     /// With a type given, the host is not looked at.
     ATypeReplacesTheHost {
         async fn list_events(&self, store: &MemoryStore, query: &EventQuery) -> Result<Page<Event>, StoreError> {
@@ -155,15 +169,23 @@ twins! {
     ],
     events_of_every_scope_are_listed: EventsOfEveryScopeAreListed => [
         "event::a_scope_hides_events_of_other_tenants_and_kinds",
+        "event::events_are_filtered_by_kind",
     ],
     events_of_every_kind_are_listed: EventsOfEveryKindAreListed => [
         "event::a_scope_hides_events_of_other_tenants_and_kinds",
+        "event::events_are_filtered_by_kind",
     ],
     events_of_no_host_are_hidden: EventsOfNoHostAreHidden => [
         "event::a_scope_hides_events_of_other_tenants_and_kinds",
     ],
     types_are_found_by_their_beginning: TypesAreFoundByTheirBeginning => [
         "event::events_are_filtered_by_host_tenant_and_type",
+    ],
+    events_are_not_filtered_by_kind: EventsAreNotFilteredByKind => [
+        "event::events_are_filtered_by_kind",
+    ],
+    the_last_position_is_ahead: TheLastPositionIsAhead => [
+        "event::the_last_position_is_that_of_the_newest_event",
     ],
     a_type_replaces_the_host: ATypeReplacesTheHost => [
         "event::events_are_filtered_by_host_tenant_and_type",

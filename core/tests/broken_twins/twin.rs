@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use enlist_core::agent_token::AgentToken;
 use enlist_core::conformance::Fixture;
-use enlist_core::event::Event;
+use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
@@ -56,6 +56,7 @@ verbs! {
     list_install_tokens(query: &InstallTokenQuery) -> Page<InstallToken>;
     list_agent_tokens(query: &AgentTokenQuery) -> Page<AgentTokenRecord>;
     list_events(query: &EventQuery) -> Page<Event>;
+    last_position() -> Position;
     append(reports: Vec<Append>) -> Appended;
     touch(contacts: Vec<Contact>) -> Vec<Event>;
     sweep(sweep: Sweep) -> Swept;

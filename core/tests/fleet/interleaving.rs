@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use enlist_core::conformance::sample;
-use enlist_core::event::{Event, EventBody};
+use enlist_core::event::{Event, EventBody, Position};
 use enlist_core::fleet::{AdminError, EnrolError, TokenFilter};
 use enlist_core::host::{ExternalId, HostName};
 use enlist_core::install_token::{InstallToken, InstallTokenStatus};
@@ -56,6 +56,7 @@ stepping! {
     list_install_tokens(query: &InstallTokenQuery) -> Page<InstallToken>;
     list_agent_tokens(query: &AgentTokenQuery) -> Page<AgentTokenRecord>;
     list_events(query: &EventQuery) -> Page<Event>;
+    last_position() -> Position;
     append(reports: Vec<Append>) -> Appended;
     touch(contacts: Vec<Contact>) -> Vec<Event>;
     sweep(sweep: Sweep) -> Swept;

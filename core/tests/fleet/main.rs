@@ -6,6 +6,7 @@ mod cache;
 mod catch_up;
 mod client_pool;
 mod exchange;
+mod feed;
 mod host;
 mod host_deletion;
 mod ingest;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use async_trait::async_trait;
-use enlist_core::event::Event;
+use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, AppendOutcome, Appended, CandidateQuery, Candidates, Change,
@@ -125,6 +125,9 @@ impl Store for Watched {
     }
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         self.inner.list_events(query).await
+    }
+    async fn last_position(&self) -> Result<Position, StoreError> {
+        self.inner.last_position().await
     }
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
         let times: Vec<_> = reports.iter().map(|append| append.report.recorded_at).collect();

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use enlist_core::event::{Event, NewEvent};
+use enlist_core::event::{Event, NewEvent, Position};
 use enlist_core::store::{EventQuery, Page};
 use redb::ReadableTable;
 
@@ -36,8 +36,15 @@ pub(crate) fn list(tables: &Reader, query: &EventQuery) -> Result<Page<Event>, F
         let wanted = of_type
             && query.scope.shows(&event.tenant_id, event.host_kind)
             && query.host_id.is_none_or(|host| event.host_id == Some(host))
+            && query.kind.is_none_or(|kind| event.host_kind == Some(kind))
             && query.tenant_id.as_ref().is_none_or(|tenant| *tenant == event.tenant_id);
         Ok(wanted.then_some(Event { position, event }))
     });
     page(events.filter_map(Result::transpose), query.limit)
+}
+
+/// `last_position`.
+pub(crate) fn last_position(tables: &Reader) -> Result<Position, Failure> {
+    let newest = tables.events.last()?;
+    Ok(newest.map_or(Position::START, |(position, _)| Position::new(position.value())))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use enlist_core::TokenHash;
-use enlist_core::event::Event;
+use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
@@ -158,6 +158,10 @@ impl Store for RedbStore {
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         let query = query.clone();
         self.read(move |tables| event::list(tables, &query)).await
+    }
+
+    async fn last_position(&self) -> Result<Position, StoreError> {
+        self.read(event::last_position).await
     }
 
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {

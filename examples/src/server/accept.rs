@@ -21,10 +21,11 @@ use warp::filters::BoxedFilter;
 use warp::http::Method;
 
 use super::REQUEST_TIME;
+use super::stall::Stalling;
 
 /// From accepting a connection to its first byte, and from the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Without a byte from the client, or without one that it takes, a connection ends. Longer than any request may take, and
+/// While a connection neither brings a byte nor takes one for so long, or does not take what waits for it, it ends. Longer than any request may take, and
 /// than the pings of HTTP/2 are apart.
 const STALL_TIME: Duration = Duration::from_secs(60);
 
@@ -111,7 +112,6 @@ async fn serve_connection(
     watcher: hyper_util::server::graceful::Watcher,
 ) {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_read_timeout(Some(STALL_TIME));
     stream.set_write_timeout(Some(STALL_TIME));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(PeerAddr(peer));
@@ -129,7 +129,8 @@ async fn serve_connection(
             Ok(if is_head { reply.map(|_| warp::reply::Response::default().into_body()) } else { reply })
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
+    let connection =
+        builder.serve_connection(TokioIo::new(Stalling::new(Box::pin(stream), STALL_TIME)), service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         // A client that hangs up, or speaks another protocol: nothing to act on.
         tracing::debug!(error = &*error, "a connection ended early");

@@ -103,6 +103,19 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_EVENT_RETENTION", default_value = "365d", value_parser = humantime::parse_duration)]
     pub event_retention: Duration,
 
+    /// Where every event is sent as it happens, signed, one `POST` an event, in order, until it is answered with 2xx. Of
+    /// several replicas one is told.
+    #[arg(long, env = "ENLIST_WEBHOOK_URL", value_name = "URL", hide_env_values = true)]
+    pub webhook_url: Option<String>,
+
+    /// A file with the secret that deliveries are signed with; at least 16 bytes.
+    #[arg(long, env = "ENLIST_WEBHOOK_SECRET_FILE", value_name = "PATH")]
+    pub webhook_secret_file: Option<PathBuf>,
+
+    /// A file that keeps how far events were delivered. Without one yet, deliveries begin with the next event.
+    #[arg(long, env = "ENLIST_WEBHOOK_STATE", value_name = "PATH")]
+    pub webhook_state: Option<PathBuf>,
+
     /// A proxy whose `X-Forwarded-For` is believed. May be given several times.
     #[arg(long, env = "ENLIST_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',')]
     pub trusted_proxy: Vec<IpAddr>,

@@ -6,6 +6,8 @@ mod client_address;
 mod config;
 mod database;
 mod signing_key;
+mod stall;
+pub mod webhook;
 
 use std::future::Future;
 use std::io;
@@ -43,6 +45,9 @@ pub enum ServerError {
     /// Access tokens cannot be issued.
     #[error(transparent)]
     SigningKey(#[from] SigningKeyError),
+    /// Events cannot be delivered.
+    #[error(transparent)]
+    Webhook(#[from] webhook::WebhookError),
     /// There is no administrator's token.
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
@@ -56,6 +61,7 @@ pub struct Server {
     drivers: Drivers,
     database: database::Opened,
     admin: AdminToken,
+    webhook: Option<webhook::Webhook>,
     options: accept::Options,
     trusted_proxies: Vec<std::net::IpAddr>,
 }
@@ -70,6 +76,7 @@ impl Server {
         let listener = TcpListener::bind(args.listen).await.map_err(|error| ServerError::Listen(args.listen, error))?;
         let address = listener.local_addr().map_err(|error| ServerError::Listen(args.listen, error))?;
         let issuer = signing_key::issuer(args)?;
+        let webhook = webhook::Webhook::of(args)?;
         let database = database::Opened::open(args).await?;
         let mut builder = Fleet::builder_of(database.store())
             .limits(args.limits())
@@ -88,6 +95,7 @@ impl Server {
             drivers,
             database,
             admin,
+            webhook,
             options,
             trusted_proxies: args.trusted_proxy.clone(),
         })
@@ -123,15 +131,26 @@ impl Server {
     /// # Errors
     /// Never once it serves; the result leaves room for it.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { listener, fleet, drivers, database, admin, options, trusted_proxies, .. } = self;
+        let Self { listener, fleet, drivers, database, admin, webhook, options, trusted_proxies, .. } = self;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(drivers.run(TokioTimer, async { drop(stopped.await) }));
         let routes = Routes::new(fleet.clone(), admin.into_auth())
             .client_address(move |head| client_address::find(head, &trusted_proxies))
             .build();
+        let delivering = webhook.map(|webhook| tokio::spawn(webhook.deliver(fleet.clone())));
+        let feeds = fleet.clone();
+        // Streams have no end of their own to wait for.
+        let shutdown = async move {
+            shutdown.await;
+            feeds.close_feeds();
+        };
         let not_found = warp::any().map(accept::not_found);
         let app = routes.or(health(fleet.clone())).unify().or(jwks(fleet)).unify().or(not_found).unify().boxed();
         accept::serve(listener, app, options, shutdown).await;
+        // It may be waiting to send something again; that is for the next start.
+        if let Some(delivering) = delivering {
+            delivering.abort();
+        }
         // No request is left. Only now may the drivers go: they commit what they have taken first.
         drop(stop);
         if let Err(error) = running.await {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use enlist_core::event::Event;
+use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
@@ -59,6 +59,9 @@ impl Store for Killable {
     }
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         self.inner.list_events(query).await
+    }
+    async fn last_position(&self) -> Result<Position, StoreError> {
+        self.inner.last_position().await
     }
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
         self.inner.append(reports).await

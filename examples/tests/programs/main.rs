@@ -6,6 +6,7 @@ mod catch_up;
 mod crash;
 mod credentials;
 mod demo;
+mod events;
 mod postgres;
 mod readme;
 mod secrets;

@@ -247,6 +247,12 @@ impl Ask<'_> {
         self
     }
 
+    /// Sends it, and leaves the body to be read piece by piece.
+    pub async fn open(self) -> Response {
+        let Ok(reply) = warp::service(self.app.clone()).call(self.request).await;
+        reply
+    }
+
     /// Sends it the way an accept loop does, less the socket.
     pub async fn send(self) -> Reply {
         let Ok(reply) = warp::service(self.app.clone()).call(self.request).await;

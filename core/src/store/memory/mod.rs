@@ -215,9 +215,14 @@ impl Store for MemoryStore {
             query.scope.shows(&event.tenant_id, event.host_kind)
                 && query.host_id.is_none_or(|host| event.host_id == Some(host))
                 && query.tenant_id.as_ref().is_none_or(|tenant| *tenant == event.tenant_id)
+                && query.kind.is_none_or(|kind| event.host_kind == Some(kind))
                 && query.r#type.as_ref().is_none_or(|name| event.body.clone().into_parts().0 == *name)
         });
         Ok(page(matching.cloned(), query.limit))
+    }
+
+    async fn last_position(&self) -> Result<Position, StoreError> {
+        Ok(self.state().events.last().map_or(Position::START, |event| event.position))
     }
 
     async fn append(&self, reports: Vec<Append>) -> Result<Appended, StoreError> {
