@@ -38,10 +38,12 @@ impl std::fmt::Display for Position {
 }
 
 impl std::str::FromStr for Position {
-    type Err = std::num::ParseIntError;
+    type Err = std::num::TryFromIntError;
 
+    /// Up to 2⁶³ - 1: databases count with a sign.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        let position = text.parse::<i64>().unwrap_or(-1);
+        u64::try_from(position).map(Self)
     }
 }
 

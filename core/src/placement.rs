@@ -1,15 +1,16 @@
 //! Which host takes new work: pure rules over a sample of hosts that may.
 //!
 //! A [`Scheduler`] says where to look and picks one of what was found there; the service reads the sample, asks the policy
-//! and goes on looking when nothing fits. How full a host is, is what its newest report says, so two placements between
-//! two reports see the same: what spreads them is the sample, not a ledger.
+//! and goes on looking when nothing fits. How full a host is, is what its newest report says, and what a scheduler has
+//! placed there since: schedulers of other replicas are not asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::host::{HostKind, Status, Tag};
 use crate::id::{HostId, TenantId};
@@ -37,6 +38,16 @@ pub struct Demand {
     pub memory_bytes: u64,
     /// Room on local disks.
     pub disk_bytes: u64,
+}
+
+impl Demand {
+    fn and(self, more: Self) -> Self {
+        Self {
+            cpu_cores: self.cpu_cores + more.cpu_cores,
+            memory_bytes: self.memory_bytes.saturating_add(more.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_add(more.disk_bytes),
+        }
+    }
 }
 
 /// A number for each of what hosts can run out of.
@@ -93,6 +104,11 @@ impl Sizing {
     /// # Errors
     /// What it has too little of, or does not say.
     pub fn headroom(&self, candidate: &Candidate, demand: &Demand) -> Result<f64, Misfit> {
+        self.headroom_beside(candidate, demand, &Demand::default())
+    }
+
+    /// The same of a host that has been given `others` since its newest report.
+    fn headroom_beside(&self, candidate: &Candidate, demand: &Demand, others: &Demand) -> Result<f64, Misfit> {
         let metrics = candidate.metrics.unwrap_or_default();
         let facts = &candidate.record.presence.facts;
         let cores = facts.cpu_count.map(f64::from);
@@ -101,11 +117,18 @@ impl Sizing {
         let disk = metrics.disk_total_bytes.or(facts.disk_total_bytes);
         let Self { overcommit, reserve } = *self;
         let rooms = [
-            (Misfit::Cpu, cores, busy, demand.cpu_cores, overcommit.cpu, reserve.cpu),
+            (
+                Misfit::Cpu,
+                cores,
+                busy.map(|busy| busy + others.cpu_cores),
+                demand.cpu_cores,
+                overcommit.cpu,
+                reserve.cpu,
+            ),
             (
                 Misfit::Memory,
                 memory.map(real),
-                metrics.memory_used_bytes.map(real),
+                metrics.memory_used_bytes.map(|used| real(used) + real(others.memory_bytes)),
                 real(demand.memory_bytes),
                 overcommit.memory,
                 reserve.memory,
@@ -113,7 +136,7 @@ impl Sizing {
             (
                 Misfit::Disk,
                 disk.map(real),
-                metrics.disk_used_bytes.map(real),
+                metrics.disk_used_bytes.map(|used| real(used) + real(others.disk_bytes)),
                 real(demand.disk_bytes),
                 overcommit.disk,
                 reserve.disk,
@@ -211,19 +234,22 @@ pub struct Plan {
     pub sample: usize,
 }
 
-/// Picks a host. Pure but for what it remembers itself: it reads nothing, and draws only what it is given.
+/// Picks a host. It reads nothing of the store, draws only what it is given, and may remember what it has picked.
 pub trait Scheduler: Send + Sync {
     /// Where to look first. When nothing fits there, the service goes on from there, round the ring.
-    fn plan(&self, draw: &mut dyn FnMut() -> u64) -> Plan;
+    fn plan(&self, request: &PlaceRequest, draw: &mut dyn FnMut() -> u64) -> Plan;
 
-    /// Picks one of `candidates`, by its place among them. All of them may be picked; there is at least one.
+    /// Picks one of `candidates`, by its place among them. All of them may be picked; there is at least one, and they stand
+    /// in the order of the ring from where it was looked. What is picked is what the caller gets.
     ///
     /// # Errors
     /// Why none fits.
-    fn pick(&self, demand: &Demand, candidates: &[Candidate], draw: &mut dyn FnMut() -> u64) -> Result<usize, Misfits>;
-
-    /// Notes what became of it.
-    fn picked(&self, _host_id: HostId) {}
+    fn pick(
+        &self,
+        request: &PlaceRequest,
+        candidates: &[Candidate],
+        draw: &mut dyn FnMut() -> u64,
+    ) -> Result<usize, Misfits>;
 }
 
 /// A place of the ring, drawn at random.
@@ -233,53 +259,83 @@ pub fn anywhere(draw: &mut dyn FnMut() -> u64) -> HostId {
     HostId::from_uuid(Uuid::from_u64_pair(0, (draw() >> 2) | VARIANT))
 }
 
-/// One after the other: each host that fits once, before any is picked again. What was picked last is remembered here, not in
-/// the store: several replicas each go round by themselves.
+/// How many hosts, or sorts of requests, a scheduler remembers something of. With more it forgets all and begins anew, which
+/// costs a little of fairness.
+const REMEMBERED: usize = 4_096;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One after the other: among those that a sort of requests (tenant, kind, tags) may go to, each host that fits once, before
+/// any is picked again. What was picked last is remembered here, not in the store: several replicas each go round by
+/// themselves. Actors that see different hosts each need their own.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     sizing: Sizing,
-    last: Mutex<Option<HostId>>,
+    last: Mutex<HashMap<Sort, HostId>>,
 }
+
+type Sort = (Option<TenantId>, Option<HostKind>, BTreeSet<Tag>);
 
 impl RoundRobin {
     /// Passes over hosts that are too full.
-    pub const fn new(sizing: Sizing) -> Self {
-        Self { sizing, last: Mutex::new(None) }
+    pub fn new(sizing: Sizing) -> Self {
+        Self { sizing, last: Mutex::default() }
+    }
+
+    fn sort(request: &PlaceRequest) -> Sort {
+        (request.tenant_id.clone(), request.kind, request.tags.clone())
     }
 }
 
 impl Scheduler for RoundRobin {
-    fn plan(&self, _draw: &mut dyn FnMut() -> u64) -> Plan {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        Plan { after: last.into_iter().collect(), sample: 8 }
+    fn plan(&self, request: &PlaceRequest, _draw: &mut dyn FnMut() -> u64) -> Plan {
+        Plan { after: lock(&self.last).get(&Self::sort(request)).copied().into_iter().collect(), sample: 8 }
     }
 
     fn pick(
         &self,
-        demand: &Demand,
+        request: &PlaceRequest,
         candidates: &[Candidate],
         _draw: &mut dyn FnMut() -> u64,
     ) -> Result<usize, Misfits> {
+        let sort = Self::sort(request);
+        let mut last = lock(&self.last);
+        // Others may have picked since these were looked up: it goes on behind the last of them.
+        let taken = last.get(&sort).and_then(|last| candidates.iter().position(|here| here.record.host.id == *last));
+        let first = taken.map_or(0, |taken| taken + 1);
         let mut misfits = Misfits::default();
-        for (place, candidate) in candidates.iter().enumerate() {
-            match self.sizing.headroom(candidate, demand) {
-                Ok(_) => return Ok(place),
+        for place in (first..candidates.len()).chain(0..first) {
+            match self.sizing.headroom(&candidates[place], &request.demand) {
+                Ok(_) => {
+                    if last.len() >= REMEMBERED {
+                        last.clear();
+                    }
+                    last.insert(sort, candidates[place].record.host.id);
+                    return Ok(place);
+                }
                 Err(misfit) => misfits.note(misfit),
             }
         }
         Err(misfits)
     }
-
-    fn picked(&self, host_id: HostId) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(host_id);
-    }
 }
 
-/// The host with the most [headroom](Sizing::headroom) of a sample from two places; of several such, any.
-#[derive(Debug, Clone, Copy)]
+/// The host with the most [headroom](Sizing::headroom) of a sample from two places; of several such, any. What it has placed
+/// on a host since that host's newest report counts as used.
+#[derive(Debug)]
 pub struct LeastLoaded {
     sizing: Sizing,
     sample: usize,
+    placed: Mutex<HashMap<HostId, Placed>>,
+}
+
+/// What a host was given since a report of its own.
+#[derive(Debug, Clone, Copy, Default)]
+struct Placed {
+    since: Option<Timestamp>,
+    demand: Demand,
 }
 
 impl Default for LeastLoaded {
@@ -290,21 +346,33 @@ impl Default for LeastLoaded {
 
 impl LeastLoaded {
     /// Looks at about `sample` hosts, at least 2.
-    pub const fn new(sizing: Sizing, sample: usize) -> Self {
-        Self { sizing, sample }
+    pub fn new(sizing: Sizing, sample: usize) -> Self {
+        Self { sizing, sample, placed: Mutex::default() }
     }
 }
 
 impl Scheduler for LeastLoaded {
-    fn plan(&self, draw: &mut dyn FnMut() -> u64) -> Plan {
+    fn plan(&self, _request: &PlaceRequest, draw: &mut dyn FnMut() -> u64) -> Plan {
         Plan { after: vec![anywhere(draw), anywhere(draw)], sample: self.sample.div_ceil(2).max(1) }
     }
 
-    fn pick(&self, demand: &Demand, candidates: &[Candidate], draw: &mut dyn FnMut() -> u64) -> Result<usize, Misfits> {
+    fn pick(
+        &self,
+        request: &PlaceRequest,
+        candidates: &[Candidate],
+        draw: &mut dyn FnMut() -> u64,
+    ) -> Result<usize, Misfits> {
+        let mut placed = lock(&self.placed);
+        let since_its_report = |candidate: &Candidate, placed: &HashMap<HostId, Placed>| {
+            let HostRecord { host, presence, .. } = &candidate.record;
+            let given = placed.get(&host.id).filter(|placed| placed.since == presence.newest_report_at);
+            given.map_or(Demand::default(), |placed| placed.demand)
+        };
         let mut misfits = Misfits::default();
         let mut best: Option<(f64, Vec<usize>)> = None;
         for (place, candidate) in candidates.iter().enumerate() {
-            match self.sizing.headroom(candidate, demand) {
+            let others = since_its_report(candidate, &placed);
+            match self.sizing.headroom_beside(candidate, &request.demand, &others) {
                 Err(misfit) => misfits.note(misfit),
                 Ok(room) => match &mut best {
                     Some((most, _)) if room < *most => {}
@@ -316,7 +384,14 @@ impl Scheduler for LeastLoaded {
         let (_, places) = best.ok_or(misfits)?;
         // The remainder favours the first by less than one in 2⁵⁰.
         let chosen = draw() % places.len() as u64;
-        Ok(places[usize::try_from(chosen).expect("it is below the number of places")])
+        let place = places[usize::try_from(chosen).expect("it is below the number of places")];
+        let candidate = &candidates[place];
+        let demand = since_its_report(candidate, &placed).and(request.demand);
+        if placed.len() >= REMEMBERED {
+            placed.clear();
+        }
+        placed.insert(candidate.record.host.id, Placed { since: candidate.record.presence.newest_report_at, demand });
+        Ok(place)
     }
 }
 

@@ -53,12 +53,14 @@
 //! # An accept loop of one's own
 //!
 //! `warp::serve` has no header time-out and no TLS, so a server runs `warp::service(app)` in a loop of its own. It has
-//! to do three things for these filters:
+//! to do four things for these filters:
 //!
 //! - put a [`PeerAddr`] into the extensions of each request, or the limit on refused exchanges is one for all clients;
 //! - ask [`is_servable`] before warp sees the request, and answer [`unservable`] itself otherwise: some of warp's path
 //!   filters panic on a request without a path, which `CONNECT` is;
-//! - bound the time of a request. These filters bound what a client sends, not how slowly it does.
+//! - bound the time of a request until its reply begins: a stream of events goes on. These filters bound what a client
+//!   sends, not how slowly it does;
+//! - call `Fleet::close_feeds` when it shall stop, before it waits for what is under way: streams do not end by themselves.
 //!
 //! The handlers are plain futures: nothing is spawned, and a request whose connection is gone is dropped.
 //!

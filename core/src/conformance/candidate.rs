@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Fixture;
+use super::prune::{nothing, prune};
 use super::sample::{self, at};
 use crate::HostId;
 use crate::host::{Host, HostKind, Tag};
@@ -179,14 +180,6 @@ pub async fn candidates_come_with_their_newest_numbers(fixture: &impl Fixture) {
         of(host.id).map(|metrics| metrics.cpu_percent)
     };
     assert_eq!(numbers().await, Some(Some(30.0)));
-    let prune = Prune {
-        now: at(20 * day),
-        snapshots_before: at(12 * day),
-        events_before: crate::Timestamp::MIN,
-        containers_removed_before: crate::Timestamp::MIN,
-        tombstones_before: crate::Timestamp::MIN,
-        limit: 1_000,
-    };
-    while store.prune(&prune).await.unwrap().more {}
+    prune(&store, Prune { now: at(20 * day), snapshots_before: at(12 * day), ..nothing() }).await;
     assert_eq!(numbers().await, None, "its report is gone");
 }

@@ -16,7 +16,7 @@ use crate::telemetry::{HostFacts, HostReport, HostSnapshot, Report};
 const DAY: i64 = 24 * 60 * 60;
 
 /// Keeps everything.
-fn nothing() -> Prune {
+pub(super) fn nothing() -> Prune {
     Prune {
         now: at(0),
         snapshots_before: Timestamp::MIN,
@@ -28,7 +28,7 @@ fn nothing() -> Prune {
 }
 
 /// Until nothing is left to go.
-async fn prune(store: &impl Store, prune: Prune) {
+pub(super) async fn prune(store: &impl Store, prune: Prune) {
     for _ in 0..1_000 {
         if !store.prune(&prune).await.unwrap().more {
             return;

@@ -42,7 +42,10 @@ fn rising() -> uuid::Uuid {
     // Above the version, which stands in the seventh byte and would overwrite a part of the number.
     bytes[..6].copy_from_slice(&unique().to_be_bytes()[2..]);
     SystemEntropy.fill(&mut bytes[6..]);
-    uuid::Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid()
+    uuid::Builder::from_bytes(bytes)
+        .with_version(uuid::Version::SortRand)
+        .with_variant(uuid::Variant::RFC4122)
+        .into_uuid()
 }
 
 /// A hash that no other sample has.

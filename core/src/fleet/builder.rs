@@ -110,6 +110,7 @@ impl FleetBuilder {
         let inner = Arc::new(Inner {
             cache: cache::CredentialCache::new(limits.cached_credentials, limits.credential_cache_ttl),
             contacts: contact::Contacts::default(),
+            writing_contacts: futures_util::lock::Mutex::default(),
             reports: sender,
             bodies: Gauge::new(limits.queue_bytes),
             refusals: RefusalLimit::new(limits.refused_exchanges_per_minute, Arc::clone(&clock)),

@@ -23,7 +23,8 @@ pub enum PoolError<E> {
 /// One client a host, of whatever the embedding service talks to its hosts with.
 ///
 /// It knows of its hosts what it is told: give it hosts as they were just read, and every event to
-/// [`observe`](HostClientPool::observe). Whoever holds a client that was dropped from the pool goes on holding it.
+/// [`observe`](HostClientPool::observe). A host that was read before an event that was observed since puts back what that event
+/// had dropped: read hosts when you need them. Whoever holds a client that was dropped from the pool goes on holding it.
 pub struct HostClientPool<C> {
     clients: Mutex<HashMap<HostId, Entry<C>>>,
 }
@@ -66,14 +67,14 @@ impl<C> HostClientPool<C> {
             self.drop_client(host.id);
             return Err(PoolError::NotOnline(host.status));
         }
-        let slot = {
+        let (slot, moved) = {
             let mut entries = self.entries();
             let entry = entries.entry(host.id).or_insert_with(|| Entry::new(host));
-            if entry.address != host.address {
-                *entry = Entry::new(host);
-            }
-            Arc::clone(&entry.client)
+            let moved = (entry.address != host.address).then(|| std::mem::replace(entry, Entry::new(host)));
+            (Arc::clone(&entry.client), moved)
         };
+        // Its `drop` runs once the lock is free, and may ask the pool.
+        drop(moved);
         let mut client = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = &*client {
             return Ok(Arc::clone(client));

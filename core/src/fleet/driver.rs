@@ -69,7 +69,7 @@ impl Drivers {
         );
         future::join(commit_reports(&fleet, receiver, shutdown), upkeep).await;
         // Heartbeats were taken until the last batch was committed.
-        flush_contacts(&fleet).await;
+        drop(flush_contacts(&fleet).await);
     }
 }
 
@@ -165,14 +165,19 @@ async fn write_contacts(fleet: &Inner, timer: &impl Timer, shutdown: impl Future
     let mut shutdown = shutdown.fuse();
     let interval = fleet.limits.contact_interval;
     while let Either::Right(_) = future::select(&mut shutdown, timer.sleep(interval)).await {
-        flush_contacts(fleet).await;
+        // What could not be written was said, and is tried again.
+        drop(flush_contacts(fleet).await);
     }
 }
 
 /// How many contacts one transaction takes.
 const CONTACTS: usize = 1_000;
 
-pub(super) async fn flush_contacts(fleet: &Inner) {
+/// Writes the contacts that were noted so far; when it ends well, all of them are written, also those that another call had
+/// taken before.
+pub(super) async fn flush_contacts(fleet: &Inner) -> Result<(), StoreError> {
+    let _writing = fleet.writing_contacts.lock().await;
+    let mut outcome = Ok(());
     let contacts: Vec<_> = fleet
         .contacts
         .take()
@@ -189,6 +194,7 @@ pub(super) async fn flush_contacts(fleet: &Inner) {
             for contact in group {
                 fleet.contacts.note(contact.host_id, contact.token_id, contact.at);
             }
+            outcome = Err(error);
             continue;
         }
         // One of them is to blame: the others must not wait for it for ever.
@@ -199,4 +205,5 @@ pub(super) async fn flush_contacts(fleet: &Inner) {
             }
         }
     }
+    outcome
 }

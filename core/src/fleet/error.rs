@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::agent_token::Refusal;
 use crate::clock::Timestamp;
 use crate::error::FieldError;
+use crate::fleet::placement::PlaceError;
 use crate::host::CannotEdit;
 use crate::id::{AgentTokenId, HostId};
 use crate::lineage::CannotRotate;
@@ -279,6 +280,18 @@ impl From<StoreError> for Problem {
 impl From<RateLimited> for Problem {
     fn from(error: RateLimited) -> Self {
         Self::new(Code::RateLimited, error.to_string()).with_retry_after(error.retry_after)
+    }
+}
+
+impl From<PlaceError> for Problem {
+    fn from(error: PlaceError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PlaceError::NoEligibleHost { .. } => Self::new(Code::NoEligibleHost, detail),
+            PlaceError::NoFit { .. } => Self::new(Code::NoFit, detail),
+            PlaceError::Invalid(error) => error.into(),
+            PlaceError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub struct FeedFilter {
 pub enum FeedItem {
     /// Something happened.
     Event(Box<EventReply>),
-    /// Nothing did, for about a second; the feed is still there. Everything up to this position was told, so that whoever
+    /// Nothing did that this feed shows: for about a second, or between what others were told. It is still there. Everything up to this position was told, so that whoever
     /// comes back with it misses nothing.
     Quiet(Position),
 }
@@ -106,9 +106,16 @@ impl Feeds {
     }
 
     fn close(&self) {
-        let mut state = self.state();
-        state.open = false;
-        state.wake_all();
+        let wakers = {
+            let mut state = self.state();
+            state.open = false;
+            state.wakers()
+        };
+        wake(wakers);
+    }
+
+    fn are_open(&self) -> bool {
+        self.state().open
     }
 
     fn are_followed(&self) -> bool {
@@ -138,12 +145,16 @@ impl Feeds {
     /// Rings when the store reaches further than it did, and on a tick. A position never goes back: a store whose events
     /// were all pruned says that there is none.
     fn ring(&self, reach: Position, tick: bool) {
-        let mut state = self.state();
-        if reach > state.reach || tick {
+        let wakers = {
+            let mut state = self.state();
+            if reach <= state.reach && !tick {
+                return;
+            }
             state.reach = state.reach.max(reach);
             state.rings += 1;
-            state.wake_all();
-        }
+            state.wakers()
+        };
+        wake(wakers);
     }
 
     /// The next ring after `heard`, and how far the store reaches; `None` once the feeds are closed.
@@ -163,13 +174,14 @@ impl Feeds {
 }
 
 impl State {
-    fn wake_all(&mut self) {
-        for follower in self.followers.values_mut() {
-            if let Some(waker) = follower.waker.take() {
-                waker.wake();
-            }
-        }
+    fn wakers(&mut self) -> Vec<Waker> {
+        self.followers.values_mut().filter_map(|follower| follower.waker.take()).collect()
     }
+}
+
+/// Once the lock is free: an executor may poll whom it wakes at once.
+fn wake(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 impl Fleet {
@@ -185,7 +197,7 @@ impl Admin<'_> {
     /// here, and again by [`EventFeed::reauthorise`].
     ///
     /// # Errors
-    /// When the cursor is none of ours; when as many feeds are open as may be ([`Limits::event_feeds`]); when the store does
+    /// When the cursor is none of ours, or lies ahead of every event, as that of another database does; when as many feeds are open as may be ([`Limits::event_feeds`]); when the store does
     /// not answer or the drivers do not run, since nobody would ring.
     ///
     /// [`Limits::event_feeds`]: crate::fleet::Limits::event_feeds
@@ -214,12 +226,16 @@ impl Admin<'_> {
         };
         feed.reach = self.fleet.store.last_position().await?;
         feed.query.after = from.unwrap_or(feed.reach);
+        if feed.is_ahead() {
+            return Err(AdminError::InvalidQuery("the position lies ahead of every event: it is of another database"));
+        }
         Ok(feed)
     }
 }
 
 impl EventFeed {
-    /// What comes next; `None` once the fleet has ended its feeds, or its drivers have ended.
+    /// What comes next; `None` once the fleet has ended its feeds, its drivers have ended, or the store turns out to be
+    /// another one, whose positions are lower. What was not told by then is told to whoever comes back.
     ///
     /// Dropping the future loses nothing.
     ///
@@ -227,11 +243,19 @@ impl EventFeed {
     /// When the store does not answer. The feed stands where it stood, and may be asked again.
     pub async fn next(&mut self) -> Result<Option<FeedItem>, AdminError> {
         loop {
+            // Asked first: whoever is far behind would not end for long.
+            if !self.fleet.feeds.are_open() {
+                return Ok(None);
+            }
             if let Some(event) = self.held.pop_front() {
                 return Ok(Some(FeedItem::Event(Box::new(event.into()))));
             }
             if self.more || self.query.after < self.reach {
                 self.read().await?;
+                if self.held.is_empty() && !self.more {
+                    // Others write all the time: who is shown nothing of it has to be told that all the same.
+                    return Ok(Some(FeedItem::Quiet(self.query.after)));
+                }
                 continue;
             }
             let Self { fleet, place, heard, .. } = self;
@@ -240,10 +264,19 @@ impl EventFeed {
             };
             self.heard = ring;
             self.reach = self.reach.max(reach);
+            if self.is_ahead() {
+                tracing::warn!(position = %self.query.after, newest = %self.reach, "a feed of events ended: it is ahead of its store");
+                return Ok(None);
+            }
             if self.query.after >= self.reach {
                 return Ok(Some(FeedItem::Quiet(self.query.after)));
             }
         }
+    }
+
+    /// A store without events may have deleted them all by age. With some, none is as new as what was told: it begins anew.
+    fn is_ahead(&self) -> bool {
+        self.reach > Position::START && self.query.after > self.reach
     }
 
     /// Everything up to here was told, or is what [`EventFeed::next`] gives without waiting.

@@ -11,13 +11,15 @@ use crate::fleet::driver::flush_contacts;
 use crate::fleet::{Fleet, Inner, Timer};
 use crate::id::EventId;
 use crate::liveness::{Pace, Verdict};
-use crate::store::{Sweep, Swept};
+use crate::store::{StoreError, Sweep, Swept};
 use crate::wire::{MonitorReply, MonitorStatus};
 
 /// How many hosts one step judges: a transaction that reports hardly notice.
 const STEP: usize = 1_000;
 /// How long reports have the store to themselves between two steps.
 const PAUSE: Duration = Duration::from_millis(50);
+/// After how long it is tried again at most when the store did not answer: one failure must not look like an absence.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the last sweep of this replica said.
 #[derive(Debug, Clone, Copy)]
@@ -64,22 +66,29 @@ pub(super) async fn watch_silence(fleet: &Inner, timer: &impl Timer, shutdown: i
     let mut shutdown = shutdown.fuse();
     let pace = fleet.limits.sweep_pace();
     loop {
-        // What was heard here and not written yet must not count as silence.
-        flush_contacts(fleet).await;
-        let pause = match fleet.store.sweep(sweep(fleet, pace)).await {
+        let began = fleet.clock.monotonic();
+        let pause = match flush_and_sweep(fleet, pace).await {
             Ok(swept) => {
                 note(fleet, &swept);
                 if swept.more { PAUSE.min(pace.tick) } else { pace.tick }
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "silent hosts were not looked for");
-                pace.tick
+                RETRY.min(pace.tick)
             }
         };
+        // A tick is from one sweep to the next, however long they take; but something is left to others.
+        let pause = pause.saturating_sub(fleet.clock.monotonic().saturating_sub(began)).max(PAUSE.min(pace.tick));
         if let Either::Left(_) = future::select(&mut shutdown, timer.sleep(pause)).await {
             return;
         }
     }
+}
+
+/// What was heard here and is not written yet must not count as silence: while it cannot be written, nobody is judged.
+async fn flush_and_sweep(fleet: &Inner, pace: Pace) -> Result<Swept, StoreError> {
+    flush_contacts(fleet).await?;
+    fleet.store.sweep(sweep(fleet, pace)).await
 }
 
 fn sweep(fleet: &Inner, pace: Pace) -> Sweep {

@@ -92,6 +92,8 @@ struct Inner {
     default_tenant: Option<TenantId>,
     cache: cache::CredentialCache,
     contacts: contact::Contacts,
+    /// Held while they are written: who comes next knows that those taken before were.
+    writing_contacts: futures_util::lock::Mutex<()>,
     reports: queue::Sender,
     /// Bodies of batches, and what others inflated to, by bytes.
     bodies: Arc<gauge::Gauge>,

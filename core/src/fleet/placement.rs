@@ -15,6 +15,8 @@ use crate::wire::HostBody;
 const MOST: usize = 2_000;
 /// How many rows of its index a store looks at in one call, at most.
 const ROWS: usize = 1_024;
+/// How many calls one placement makes, at most: some 60,000 rows, in which hosts that may be picked are rare.
+const LOOKS: usize = 64;
 
 /// Why there is no host for the work.
 #[derive(Debug, thiserror::Error)]
@@ -22,13 +24,16 @@ const ROWS: usize = 1_024;
 pub enum PlaceError {
     /// No host is online, not cordoned, and as asked for, among those that the actor may place work on.
     #[error("no host is online, not cordoned, and of that tenant, kind and tags")]
-    NoEligibleHost,
+    NoEligibleHost {
+        /// Whether all hosts were looked at.
+        all: bool,
+    },
     /// There are some, and none of those looked at has room.
     #[error("no host that may take the work has room: {misfits}")]
     NoFit {
         /// Why not.
         misfits: Misfits,
-        /// Whether these were all that there are.
+        /// Whether all hosts were looked at.
         all: bool,
     },
     /// The demand is out of its bounds.
@@ -44,8 +49,10 @@ impl Admin<'_> {
     /// place work on ([`Action::PlaceWork`]). Nothing is written, and nothing is set aside for the work: what it uses is seen
     /// with the host's next report.
     ///
+    /// A host that has been silent for its window is passed over, also while the monitor withholds its verdict.
+    ///
     /// Reads a sample, whatever the size of the fleet. Only when nothing in it fits, it goes on round the ring, until some
-    /// 2,000 hosts were looked at, or all.
+    /// 2,000 hosts that may be picked were looked at, or some 60,000 of any sort, or all.
     ///
     /// # Errors
     /// When there is no such host, or none with room, with the reasons counted; when the demand is not a finite number of
@@ -57,17 +64,19 @@ impl Admin<'_> {
         }
         let fleet = self.fleet;
         let mut draw = || fleet.lot();
-        let Plan { after, sample } = scheduler.plan(&mut draw);
+        let Plan { after, sample } = scheduler.plan(request, &mut draw);
         let sample = sample.max(1);
         let scope = fleet.policy.scope(self.actor, Action::PlaceWork);
         let starts = if after.is_empty() { vec![None] } else { after.into_iter().map(Some).collect() };
         let mut rings: Vec<_> = starts.into_iter().map(|start| Ring::behind(start, sample)).collect();
         let mut seen = HashSet::new();
+        let mut looks = 0;
 
         let mut candidates = Vec::new();
         for ring in &mut rings {
             let mut found = 0;
-            while found < sample && !ring.closed {
+            while found < sample && !ring.closed && looks < LOOKS {
+                looks += 1;
                 let window = self.window(ring, request, &scope).await?;
                 found += window.len();
                 candidates.extend(window.into_iter().filter(|candidate| seen.insert(candidate.record.host.id)));
@@ -84,23 +93,23 @@ impl Admin<'_> {
         let mut misfits = Misfits::default();
         loop {
             if !candidates.is_empty() {
-                match scheduler.pick(&request.demand, &candidates, &mut draw) {
+                match scheduler.pick(request, &candidates, &mut draw) {
                     Ok(place) => {
                         let picked = candidates.swap_remove(place).record;
-                        scheduler.picked(picked.host.id);
                         return Ok(host_body(picked));
                     }
                     Err(more) => misfits.add(more),
                 }
             }
-            if ring.closed || seen.len() >= MOST {
+            if ring.closed || seen.len() >= MOST || looks >= LOOKS {
                 break;
             }
+            looks += 1;
             candidates = self.window(&mut ring, request, &scope).await?;
             candidates.retain(|candidate| seen.insert(candidate.record.host.id));
         }
         if seen.is_empty() {
-            return Err(PlaceError::NoEligibleHost);
+            return Err(PlaceError::NoEligibleHost { all: ring.closed });
         }
         Err(PlaceError::NoFit { misfits, all: ring.closed })
     }
@@ -123,11 +132,13 @@ impl Admin<'_> {
         };
         let Candidates { mut items, next } = self.fleet.store.list_candidates(&query).await?;
         let end = ring.go_on(next);
+        let (now, window) = (self.fleet.now(), self.fleet.limits.sweep_pace().window);
         // Asked again of what the store gave, since a mistake here would put work on somebody else's machine.
         items.retain(|Candidate { record, .. }| {
             let resource = Resource { tenant_id: &record.host.tenant_id, kind: record.host.kind };
             end.is_none_or(|end| ring_key(record.host.id) <= ring_key(end))
                 && is_eligible(record, &query)
+                && record.presence.presence.silence(now, window) == record.presence.presence
                 && self.fleet.policy.authorize(self.actor, Action::PlaceWork, resource) == Decision::Allow
         });
         Ok(items)

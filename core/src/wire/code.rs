@@ -118,6 +118,10 @@ codes! {
     NameTaken = "name_taken", 409, "Name taken";
     /// Another host of the tenant has this external id; `host_id` says which.
     ExternalIdTaken = "external_id_taken", 409, "External id taken";
+    /// No host may take the work.
+    NoEligibleHost = "no_eligible_host", 409, "No eligible host";
+    /// None of the hosts that may take the work has room for it.
+    NoFit = "no_fit", 409, "No host has room";
     /// Containers run on the host; `containers` lists them.
     HostHasContainers = "host_has_containers", 409, "Host has containers";
     /// The request changes something and does not say at which revision: send `If-Match`.

@@ -153,6 +153,7 @@ twins! {
         "event::positions_rise_in_the_order_of_commits",
     ],
     sweeps_return_no_events: SweepsReturnNoEvents => [
+        "candidate::only_hosts_that_may_take_work_are_candidates",
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
         "silence::a_storm_gathers_over_a_window",
         "silence::a_storm_is_held_back_and_then_told",

@@ -286,6 +286,7 @@ twins! {
     writing_creates: WritingCreates => [
         "commit::writing_a_host_that_does_not_exist_conflicts",
         "deletion::a_deleted_host_is_written_no_more",
+        "event::the_last_position_is_that_of_the_newest_event",
     ],
     deletions_are_unguarded: DeletionsAreUnguarded => [
         "deletion::a_stale_deletion_conflicts_and_changes_nothing",

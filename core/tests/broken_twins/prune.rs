@@ -299,6 +299,7 @@ twins! {
         "prune::old_tombstones_go_and_younger_ones_stay",
     ],
     snapshots_never_go: Prunes(|prune| Prune { snapshots_before: Timestamp::MIN, ..prune }) => [
+        "candidate::candidates_come_with_their_newest_numbers",
         "prune::a_host_outlives_its_reports",
         "prune::a_report_of_any_day_finds_room",
         "prune::containers_are_named_for_as_long_as_a_report_measured_them",
@@ -346,6 +347,7 @@ twins! {
         "prune::old_snapshots_go_and_younger_ones_stay",
     ],
     something_is_always_left: SomethingIsAlwaysLeft => [
+        "candidate::candidates_come_with_their_newest_numbers",
         "prune::a_host_outlives_its_reports",
         "prune::a_position_is_never_given_again",
         "prune::a_report_of_any_day_finds_room",

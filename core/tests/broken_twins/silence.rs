@@ -316,6 +316,7 @@ twins! {
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
     ],
     each_handle_has_its_monitor: EachHandleHasItsMonitor::default() => [
+        "candidate::only_hosts_that_may_take_work_are_candidates",
         "silence::a_contact_brings_an_unreachable_host_back",
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
         "silence::a_storm_gathers_over_a_window",
@@ -338,6 +339,7 @@ twins! {
         "silence::only_who_is_online_falls_silent",
     ],
     pending_hosts_fall_silent: PendingHostsFallSilent => [
+        "candidate::only_hosts_that_may_take_work_are_candidates",
         "silence::only_who_is_online_falls_silent",
     ],
     exactly_the_window_is_too_long: ExactlyTheWindowIsTooLong => [

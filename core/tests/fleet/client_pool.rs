@@ -90,3 +90,24 @@ async fn a_client_that_could_not_be_made_is_not_kept() {
     assert_eq!(format!("{pool:?}"), "HostClientPool { hosts: 0 }");
     assert_eq!(*pool.client(&host, |_| Ok::<_, ()>(1)).unwrap(), 1);
 }
+
+/// A client that says goodbye through the pool it was in.
+struct Leaving(Arc<HostClientPool<Leaving>>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let _ = format!("{:?}", self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_may_ask_the_pool() {
+    let (pool, host) = (Arc::new(HostClientPool::new()), host("a").await);
+    let make = |_: &HostBody| Ok::<_, ()>(Leaving(Arc::clone(&pool)));
+    drop(pool.client(&host, make).unwrap());
+    let moved = HostBody { address: Some(Placement::new("10.0.0.8").unwrap()), ..host.clone() };
+    drop(pool.client(&moved, make).unwrap());
+    pool.drop_client(host.id);
+    drop(pool.client(&host, make).unwrap());
+    pool.clear();
+}

@@ -156,6 +156,57 @@ async fn feeds_are_bounded_for_an_actor_and_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_feed_is_heard_of_while_only_others_are_told_something() {
+    let world = World::new().running().await;
+    let (host, other) = (sample::host("a"), sample::host("b"));
+    let mut feed = follow(&world, FeedFilter { host_id: Some(host.id), ..FeedFilter::default() }).await;
+    let store = world.store.clone();
+    let writer = tokio::spawn(async move {
+        loop {
+            commit(&*store, vec![sample::event(&other)]).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    let began = tokio::time::Instant::now();
+    for _ in 0..20 {
+        assert!(matches!(feed.next().await.unwrap(), Some(FeedItem::Quiet(_))));
+    }
+    // By a clock that stands still but for who sleeps.
+    assert!(began.elapsed() < std::time::Duration::from_secs(21));
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_of_another_database_is_refused_and_one_that_became_so_ends() {
+    let world = World::new().running().await;
+    let host = sample::host("a");
+    // Nothing is there, as when all was deleted by age.
+    let mut feed = follow(&world, behind(500)).await;
+    assert_eq!(until_quiet(&mut feed).await, (vec![], Position::new(500)));
+    commit(&*world.store, vec![sample::event(&host)]).await;
+    assert_eq!(feed.next().await.unwrap(), None);
+    let refused = world.fleet.admin(&world.root).follow_events(behind(500)).await.unwrap_err();
+    assert_eq!(Problem::from(refused).code.as_str(), "invalid_request");
+    assert_eq!(until_quiet(&mut follow(&world, behind(1)).await).await, (vec![], Position::new(1)));
+    for far in [u64::MAX, 1 << 63] {
+        let refused = world.fleet.admin(&world.root).follow_events(behind(far)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::InvalidQuery(text) if text.starts_with("cursor")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_is_far_behind_ends_at_once() {
+    let world = World::new().running().await;
+    let host = sample::host("a");
+    commit(&*world.store, (0..250).map(|_| sample::event(&host)).collect()).await;
+    let mut feed = follow(&world, behind(0)).await;
+    assert_eq!(event(&mut feed).await.position.get(), 1);
+    world.fleet.close_feeds();
+    assert_eq!(feed.next().await.unwrap(), None);
+    assert_eq!(feed.position().get(), 1, "from where it goes on elsewhere");
+}
+
+#[tokio::test(start_paused = true)]
 async fn feeds_end_when_they_are_closed_and_with_the_drivers() {
     let closed = |fleet: &Fleet| {
         let (fleet, root) = (fleet.clone(), Actor::operator(sample::actor()));

@@ -1,6 +1,7 @@
 //! Hosts that fall silent, as the drivers find them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use enlist_core::conformance::sample::{self, at};
@@ -14,6 +15,7 @@ use enlist_core::{Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::watched::Watched;
 use crate::world::World;
 
 /// A server process: a fleet on a store that others may have too, and the drivers that keep it.
@@ -24,7 +26,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(store: &MemoryStore, clock: &Arc<ManualClock>) -> Self {
+    fn start(store: &(impl Store + Clone), clock: &Arc<ManualClock>) -> Self {
         let (fleet, drivers) = Fleet::builder(store.clone()).clock(Arc::clone(clock)).build().unwrap();
         Self::of(fleet, drivers)
     }
@@ -42,7 +44,7 @@ impl Server {
 }
 
 /// A fleet of hosts that are in use, and their tokens; its own drivers do not run.
-async fn world(store: &MemoryStore, hosts: usize) -> (World, Vec<(HostId, PlainToken)>) {
+async fn world(store: &(impl Store + Clone), hosts: usize) -> (World, Vec<(HostId, PlainToken)>) {
     let world = World::with(store.clone(), |builder| builder);
     let mut tokens = Vec::new();
     for n in 0..hosts {
@@ -177,6 +179,38 @@ async fn all_of_a_large_fleet_that_falls_are_found() {
     pass(&world, None, 545, &[]).await;
     let query = EventQuery { r#type: Some("host.unreachable".into()), ..EventQuery::new(Scope::All, 5_000) };
     assert_eq!(store.list_events(&query).await.unwrap().items.len(), 2_500);
+    server.stop().await;
+}
+
+/// They hold leases that were promised to them: what keeps their contacts from the store is on this side.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_unreachable_while_what_was_heard_cannot_be_written() {
+    let store = Watched::default();
+    let (world, hosts) = world(&store, 3).await;
+    let server = Server::start(&store, &world.clock);
+    pass(&world, Some(&server), 200, &hosts).await;
+    store.untouchable.store(true, SeqCst);
+    pass(&world, Some(&server), 300, &hosts[1..]).await;
+    assert_eq!(fallen(&world).await, []);
+    assert_eq!(server.fleet.monitor().status, MonitorStatus::Stalled);
+    store.untouchable.store(false, SeqCst);
+    pass(&world, Some(&server), 300, &hosts[1..]).await;
+    assert_eq!(fallen(&world).await, [(Some(hosts[0].0), false)]);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_that_fails_is_made_up_for_before_it_looks_like_an_absence() {
+    let store = Watched::default();
+    let (world, hosts) = world(&store, 3).await;
+    let server = Server::start(&store, &world.clock);
+    pass(&world, Some(&server), 200, &hosts).await;
+    for _ in 0..20 {
+        store.unswept.store(1, SeqCst);
+        pass(&world, Some(&server), 10, &hosts[1..]).await;
+        assert_eq!(server.fleet.monitor().status, MonitorStatus::Ok);
+    }
+    assert_eq!(fallen(&world).await, [(Some(hosts[0].0), false)]);
     server.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::SeqCst;
 
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::fleet::PlaceError;
@@ -10,10 +11,11 @@ use enlist_core::placement::{Demand, LeastLoaded, Misfit, PlaceRequest, RoundRob
 use enlist_core::policy::{Actor, Role};
 use enlist_core::store::{Append, Candidate, HostLookup, HostPresence, HostRecord, Revision, Store};
 use enlist_core::telemetry::{HostFacts, HostMetrics};
-use enlist_core::{Entropy, Fleet, HostId, MemoryStore};
+use enlist_core::{Entropy, Fleet, HostId, ManualClock, MemoryStore, Timestamp};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 
+use crate::watched::Watched;
 use crate::world::World;
 
 /// Numbers that come from a seed: what fails, fails again.
@@ -26,13 +28,15 @@ impl Entropy for Seeded {
             // SplitMix64.
             *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            *byte = (mixed ^ (mixed >> 27)).to_be_bytes()[0];
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            *byte = (mixed ^ (mixed >> 31)).to_be_bytes()[7];
         }
     }
 }
 
-fn fleet(store: &MemoryStore, seed: u64) -> Fleet {
-    Fleet::builder(store.clone()).entropy(Seeded(Mutex::new(seed))).build().unwrap().0
+fn fleet(store: &(impl Store + Clone), seed: u64, now: Timestamp) -> Fleet {
+    let clock = ManualClock::new(now);
+    Fleet::builder(store.clone()).clock(clock).entropy(Seeded(Mutex::new(seed))).build().unwrap().0
 }
 
 const GIB: u64 = 1 << 30;
@@ -152,15 +156,16 @@ proptest! {
             let eligible = made.iter().filter(|(given, _)| may(given)).count();
             let fitting: BTreeSet<_> =
                 made.iter().filter(|(given, _)| may(given) && fits(given)).map(|(_, host)| host.id).collect();
-            let scheduler: Box<dyn Scheduler> = match round_robin {
-                true => Box::new(RoundRobin::new(sizing)),
-                false => Box::new(LeastLoaded::new(sizing, 4)),
-            };
-            let fleet = fleet(&store, seed);
+            let fleet = fleet(&store, seed, at(1_520));
             for _ in 0..3 {
+                // Each for itself: what one has placed, it counts.
+                let scheduler: Box<dyn Scheduler> = match round_robin {
+                    true => Box::new(RoundRobin::new(sizing)),
+                    false => Box::new(LeastLoaded::new(sizing, 4)),
+                };
                 match fleet.admin(&actor).place(&request, &*scheduler).await {
                     Ok(host) => assert!(fitting.contains(&host.id), "{host:?}"),
-                    Err(PlaceError::NoEligibleHost) => assert_eq!(eligible, 0),
+                    Err(PlaceError::NoEligibleHost { all }) => assert_eq!((eligible, all), (0, true)),
                     Err(PlaceError::NoFit { misfits, all }) => {
                         assert!(fitting.is_empty());
                         assert_eq!((misfits.total(), all), (eligible, true));
@@ -193,10 +198,101 @@ async fn round_robin_comes_to_each_host_once_before_any_again() {
     for _ in 0..25 {
         make(&store, &online(10)).await;
     }
-    let (fleet, scheduler) = (fleet(&store, 1), RoundRobin::default());
+    let (fleet, scheduler) = (fleet(&store, 1, at(120)), RoundRobin::default());
     let first = placed(&fleet, &scheduler, 25).await;
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 25);
     assert_eq!(placed(&fleet, &scheduler, 25).await, first, "and then anew, in the same order");
+}
+
+/// Whoever asks in between, and however many ask at once.
+#[tokio::test]
+async fn round_robin_goes_on_for_each_sort_of_request_by_itself() {
+    let store = MemoryStore::new();
+    for n in 0..12 {
+        make(&store, &Given { tenant: if n % 3 == 0 { "other" } else { "acme" }, ..online(10) }).await;
+    }
+    let (fleet, scheduler, root) = (fleet(&store, 3, at(120)), RoundRobin::default(), Actor::operator(sample::actor()));
+    let mut seen = [BTreeSet::new(), BTreeSet::new()];
+    for _ in 0..8 {
+        for (seen, tenant) in seen.iter_mut().zip(["acme", "other"]) {
+            let request = PlaceRequest { tenant_id: Some(sample::tenant(tenant)), ..PlaceRequest::default() };
+            seen.insert(fleet.admin(&root).place(&request, &scheduler).await.unwrap().id);
+        }
+    }
+    assert_eq!(seen.map(|seen| seen.len()), [8, 4]);
+
+    let candidates: Vec<_> = (0..5).map(|_| candidate(10.0, 10, 10)).collect();
+    let scheduler = RoundRobin::default();
+    let mut draw = || 0;
+    let mut pick = || scheduler.pick(&PlaceRequest::default(), &candidates, &mut draw).unwrap();
+    assert_eq!(
+        [pick(), pick(), pick(), pick(), pick(), pick()],
+        [0, 1, 2, 3, 4, 0],
+        "they had looked at the same time"
+    );
+}
+
+/// Two placements between two reports do not see the same.
+#[tokio::test]
+async fn least_loaded_counts_what_it_has_placed_since_the_report() {
+    let store = MemoryStore::new();
+    let mut hosts = Vec::new();
+    for percent in [10, 30, 50] {
+        hosts.push(make(&store, &online(percent)).await);
+    }
+    let (fleet, scheduler, root) =
+        (fleet(&store, 4, at(120)), LeastLoaded::default(), Actor::operator(sample::actor()));
+    // A tenth of a host each.
+    let demand = Demand { cpu_cores: 0.4, memory_bytes: 8 * GIB / 10, disk_bytes: 10 * GIB };
+    let request = PlaceRequest { demand, ..PlaceRequest::default() };
+    let mut given = BTreeMap::<_, usize>::new();
+    let place = async |given: &mut BTreeMap<_, usize>| {
+        let host = fleet.admin(&root).place(&request, &scheduler).await?;
+        *given.entry(host.id).or_default() += 1;
+        Ok::<_, PlaceError>(host.id)
+    };
+    assert_eq!(place(&mut given).await.unwrap(), hosts[0].id);
+    for _ in 0..17 {
+        place(&mut given).await.unwrap();
+    }
+    assert!(matches!(place(&mut given).await, Err(PlaceError::NoFit { .. })));
+    // A twentieth stays free.
+    assert_eq!(hosts.iter().map(|host| given[&host.id]).collect::<Vec<_>>(), [8, 6, 4]);
+    let mut full = report(&hosts[0], 10);
+    full.report.recorded_at = at(110);
+    store.append(vec![full]).await.unwrap();
+    assert_eq!(place(&mut given).await.unwrap(), hosts[0].id, "its report says what is in use now");
+}
+
+/// Whatever the monitor says: a verdict may be withheld for minutes.
+#[tokio::test]
+async fn work_goes_to_no_host_that_has_been_silent_for_its_window() {
+    let store = MemoryStore::new();
+    let host = make(&store, &online(10)).await;
+    let root = Actor::operator(sample::actor());
+    for (now, found) in [(at(190), Some(host.id)), (at(191), None)] {
+        let placed = fleet(&store, 5, now).admin(&root).place(&PlaceRequest::default(), &RoundRobin::default()).await;
+        assert_eq!(placed.ok().map(|host| host.id), found);
+    }
+}
+
+#[tokio::test]
+async fn a_placement_looks_at_so_much_and_says_that_it_was_not_all() {
+    let store = Watched::default();
+    for _ in 0..400 {
+        sample::create(&store, &sample::host(&sample::hash().to_hex())).await;
+    }
+    let root = Actor::operator(sample::actor());
+    let place = async |store: &Watched| {
+        fleet(store, 6, at(120)).admin(&root).place(&PlaceRequest::default(), &RoundRobin::default()).await
+    };
+    let refused = place(&store).await.unwrap_err();
+    assert!(matches!(refused, PlaceError::NoEligibleHost { all: true }));
+    assert_eq!(enlist_core::wire::Problem::from(refused).code.as_str(), "no_eligible_host");
+    store.endless.store(true, SeqCst);
+    store.looks.store(0, SeqCst);
+    assert!(matches!(place(&store).await.unwrap_err(), PlaceError::NoEligibleHost { all: false }));
+    assert_eq!(store.looks.load(SeqCst), 64);
 }
 
 #[tokio::test]
@@ -205,7 +301,7 @@ async fn least_loaded_spreads_over_equal_hosts_and_prefers_the_emptier() {
     for _ in 0..50 {
         make(&store, &online(10)).await;
     }
-    let fleet = fleet(&store, 2);
+    let fleet = fleet(&store, 2, at(120));
     let mut shares = BTreeMap::<_, usize>::new();
     for host_id in placed(&fleet, &LeastLoaded::default(), 2_000).await {
         *shares.entry(host_id).or_default() += 1;
@@ -230,7 +326,7 @@ async fn a_member_places_nothing_and_a_demand_is_checked() {
         let request = PlaceRequest { demand: Demand { cpu_cores, ..Demand::default() }, ..PlaceRequest::default() };
         world.fleet.admin(actor).place(&request, &LeastLoaded::default()).await.map(|host| host.id)
     };
-    assert!(matches!(place(&member, 0.0).await, Err(PlaceError::NoEligibleHost)));
+    assert!(matches!(place(&member, 0.0).await, Err(PlaceError::NoEligibleHost { .. })));
     assert_eq!(place(&world.root, 0.0).await.unwrap(), host.id);
     assert!(matches!(place(&world.root, 1.0).await, Err(PlaceError::NoFit { misfits, .. }) if misfits.unknown == 1));
     for cpu_cores in [-1.0, f64::NAN, f64::INFINITY] {

@@ -14,8 +14,9 @@ use enlist_core::store::{
     Key, Known, Page, Prune, Pruned, StoreError, StoreErrorKind, Subscription, Sweep, Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
-use enlist_core::{MemoryStore, Store, Timestamp, TokenHash};
+use enlist_core::{HostId, MemoryStore, Store, Timestamp, TokenHash};
 use tokio::sync::{Mutex, Notify};
+use uuid::Uuid;
 
 /// `MemoryStore` that counts what caches are for, and holds an answer back.
 #[derive(Clone, Default)]
@@ -44,6 +45,14 @@ pub(crate) struct Watched {
     pub(crate) unstorable: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
     /// Transactions that begin with a report of one of these times fail.
     pub(crate) refused: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
+    /// Contacts cannot be written.
+    pub(crate) untouchable: Arc<AtomicBool>,
+    /// So many sweeps fail.
+    pub(crate) unswept: Arc<AtomicUsize>,
+    /// It has more hosts than anybody could look at, and none may take work.
+    pub(crate) endless: Arc<AtomicBool>,
+    /// How often candidates were asked for.
+    pub(crate) looks: Arc<AtomicUsize>,
     /// Which stored reports were asked for.
     pub(crate) ranges: Arc<std::sync::Mutex<Vec<TelemetryQuery>>>,
     told: Arc<std::sync::Mutex<VecDeque<Change>>>,
@@ -115,6 +124,10 @@ impl Store for Watched {
         self.inner.list_hosts(query).await
     }
     async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
+        self.looks.fetch_add(1, SeqCst);
+        if self.endless.load(SeqCst) {
+            return Ok(Candidates { items: Vec::new(), next: Some(HostId::from_uuid(Uuid::from_u128(1))) });
+        }
         self.inner.list_candidates(query).await
     }
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
@@ -149,9 +162,15 @@ impl Store for Watched {
         Ok(appended)
     }
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
+        if self.untouchable.load(SeqCst) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
         self.inner.touch(contacts).await
     }
     async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        if self.unswept.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
         self.inner.sweep(sweep).await
     }
     async fn subscribe(&self) -> Result<Option<Box<dyn Subscription>>, StoreError> {

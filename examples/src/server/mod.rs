@@ -137,7 +137,13 @@ impl Server {
         let routes = Routes::new(fleet.clone(), admin.into_auth())
             .client_address(move |head| client_address::find(head, &trusted_proxies))
             .build();
-        let delivering = webhook.map(|webhook| tokio::spawn(webhook.deliver(fleet.clone())));
+        let delivering = match webhook {
+            Some(mut webhook) => {
+                let begun = webhook.begin(&fleet).await;
+                Some(tokio::spawn(webhook.deliver(fleet.clone(), begun)))
+            }
+            None => None,
+        };
         let feeds = fleet.clone();
         // Streams have no end of their own to wait for.
         let shutdown = async move {

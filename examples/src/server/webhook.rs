@@ -81,7 +81,13 @@ impl Webhook {
         if secret_bytes.len() < SHORTEST_SECRET {
             return Err(WebhookError::ShortSecret(secret.clone()));
         }
-        let from = load(state).map_err(|error| WebhookError::State(state.clone(), error))?;
+        let unusable = |error| WebhookError::State(state.clone(), error);
+        let from = load(state).map_err(unusable)?;
+        // What cannot be written would be found out only once events were delivered, and lost by the next start.
+        match from {
+            Some(position) => save(state, position).map_err(unusable)?,
+            None => drop(tempfile::NamedTempFile::new_in(directory(state)).map_err(unusable)?),
+        }
         // Whoever is first installs the provider of TLS; the others find it there.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -94,44 +100,74 @@ impl Webhook {
         Ok(Some(Self { http, url, secret: secret_bytes, state: state.clone(), from, backoff }))
     }
 
-    /// Delivers until the fleet ends its feeds. Its drop ends it as well; then the last delivery may be made again.
-    pub(super) async fn deliver(mut self, fleet: Fleet) {
-        let reader = Actor::operator(ActorId::new("webhook").expect("it is short and printable"));
+    /// Fixes where deliveries begin, so that what is asked of the server from now on is told. To be called once the drivers
+    /// were spawned.
+    pub(super) async fn begin(&mut self, fleet: &Fleet) -> Option<EventFeed> {
+        // The drivers take a moment to begin, and a store that is away is no reason not to serve.
+        for _ in 0..50 {
+            if let Ok(feed) = self.enter(fleet).await {
+                return Some(feed);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None
+    }
+
+    /// Delivers until it is dropped; then the last delivery may be made again.
+    pub(super) async fn deliver(mut self, fleet: Fleet, begun: Option<EventFeed>) {
+        let mut begun = begun;
         loop {
-            let cursor = self.from.map(|position| position.to_string());
-            let filter = FeedFilter { cursor, ..FeedFilter::default() };
-            let ended = match fleet.admin(&reader).follow_events(filter).await {
-                Ok(feed) => self.follow(&fleet, feed).await,
-                // Before the drivers have begun, or while the store is away.
-                Err(error) => Err(error),
+            let entered = match begun.take() {
+                Some(feed) => Ok(feed),
+                None => self.enter(&fleet).await,
             };
-            match ended {
-                Ok(()) => return,
+            match entered {
+                Ok(feed) => self.follow(&fleet, feed).await,
+                // While the store is away, for example. A position of another database is not given up by itself: what it
+                // has to go on with is the operator's to say.
+                Err(error) => self.complain(&error),
+            }
+            self.pause().await;
+        }
+    }
+
+    async fn enter(&mut self, fleet: &Fleet) -> Result<EventFeed, AdminError> {
+        let reader = Actor::operator(ActorId::new("webhook").expect("it is short and printable"));
+        let cursor = self.from.map(|position| position.to_string());
+        let feed = fleet.admin(&reader).follow_events(FeedFilter { cursor, ..FeedFilter::default() }).await?;
+        if self.from.is_none() {
+            self.note(feed.position()).await;
+        }
+        Ok(feed)
+    }
+
+    /// Delivers what the feed tells, until it ends.
+    async fn follow(&mut self, fleet: &Fleet, mut feed: EventFeed) {
+        loop {
+            match feed.next().await {
+                Ok(Some(FeedItem::Event(event))) => {
+                    let body = serde_json::to_vec(&event).expect("an event has string keys only, so it is JSON");
+                    while let Err(reason) = self.post(fleet, &event, &body).await {
+                        tracing::warn!(position = %event.position, reason, "an event was not taken, and is sent again");
+                        self.pause().await;
+                    }
+                    self.backoff.reset();
+                    self.note(event.position).await;
+                }
+                Ok(Some(FeedItem::Quiet(_))) => {}
+                Ok(None) => return,
+                // It stands where it stood: its place is not given up to others.
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "events are not delivered for now");
+                    self.complain(&error);
                     self.pause().await;
                 }
             }
         }
     }
 
-    /// Delivers what the feed tells, until it ends.
-    async fn follow(&mut self, fleet: &Fleet, mut feed: EventFeed) -> Result<(), AdminError> {
-        if self.from.is_none() {
-            self.note(feed.position()).await;
-        }
-        while let Some(item) = feed.next().await? {
-            if let FeedItem::Event(event) = item {
-                let body = serde_json::to_vec(&event).expect("an event has string keys only, so it is JSON");
-                while let Err(reason) = self.post(fleet, &event, &body).await {
-                    tracing::warn!(position = %event.position, reason, "an event was not taken, and is sent again");
-                    self.pause().await;
-                }
-                self.backoff.reset();
-                self.note(event.position).await;
-            }
-        }
-        Ok(())
+    fn complain(&self, error: &AdminError) {
+        let state = self.state.display();
+        tracing::warn!(error = error as &dyn std::error::Error, %state, "events are not delivered for now");
     }
 
     async fn post(&self, fleet: &Fleet, event: &EventReply, body: &[u8]) -> Result<(), String> {
@@ -182,9 +218,13 @@ fn load(path: &Path) -> io::Result<Option<Position>> {
     }
 }
 
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Durably and whole, or not at all.
 fn save(path: &Path, position: Position) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory(path);
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     writeln!(file, "{position}")?;
     file.as_file().sync_all()?;
