@@ -134,6 +134,24 @@ async fn a_webhook_gets_every_event_in_order_through_refusals_and_restarts() {
     assert_eq!(server.terminate().await, Some(0));
 }
 
+/// Not from a moment later, though nothing says yet where to begin.
+#[tokio::test]
+async fn a_webhook_gets_what_the_first_request_of_the_first_start_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (secret, state) = (path("secret"), path("state"));
+    std::fs::write(&secret, SECRET).unwrap();
+    let receiver = Receiver::start(0).await;
+    let arguments = ["--webhook-url", &receiver.url, "--webhook-secret-file", secret.to_str().unwrap()];
+    let arguments = [&arguments[..], &["--webhook-state", state.to_str().unwrap()]].concat();
+    let server = ServerProcess::start(&path("fleet.db"), &arguments, "warn").await;
+    Api::new(&server).enrol("web-1").await;
+    let taken = receiver.taken_until("host.enrolled").await;
+    let types: Vec<_> = taken.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(types[0], "host.created", "{types:?}");
+    assert_eq!(server.terminate().await, Some(0));
+}
+
 #[tokio::test]
 async fn a_webhook_without_all_that_it_needs_is_refused_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
@@ -141,11 +159,19 @@ async fn a_webhook_without_all_that_it_needs_is_refused_at_the_start() {
     std::fs::write(&secret, "short").unwrap();
     let (secret, state) = (secret.to_str().unwrap(), directory.path().join("state"));
     let state = state.to_str().unwrap();
+    let good = directory.path().join("good");
+    std::fs::write(&good, SECRET).unwrap();
+    let good = good.to_str().unwrap();
     let url = ["--webhook-url", "http://127.0.0.1:9/"];
     for (arguments, complaint) in [
         (vec![url[0], url[1]], "all three"),
         (vec![url[0], "ftp://x/", "--webhook-secret-file", secret, "--webhook-state", state], "http or https"),
         (vec![url[0], url[1], "--webhook-secret-file", secret, "--webhook-state", state], "less than 16 bytes"),
+        // Found out later, it would be known only after events were delivered, and the next start would lose some.
+        (
+            vec![url[0], url[1], "--webhook-secret-file", good, "--webhook-state", "/dev/null/state"],
+            "the webhook's state",
+        ),
     ] {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_enlist-server"))
             .args(["serve", "--listen", "127.0.0.1:0", "--database", "memory:"])
