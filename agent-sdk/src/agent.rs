@@ -25,10 +25,10 @@ use work::Work;
 /// that a fleet that started at one moment spreads), and from then on when the server's `next_report_in_ms` says, or more
 /// often if the builder asks for it.
 ///
-/// A contact that brings no answer is repeated within 10 s, jittered over the whole range, or when `Retry-After` says. A
-/// report whose fate is unknown is sent again exactly as it was, three times in all, so that it is stored once; then
-/// it is given up and counted in `agent.dropped_total`, which starts at zero with the agent. Reports are not kept on disk
-/// in this version. The times of reports rise strictly, also when the clock steps back; a clock that the server finds
+/// A contact that brings no answer is repeated within 10 s, or within the last `next_report_in_ms` if that is shorter,
+/// jittered over the whole range, or when `Retry-After` says. A report whose fate is unknown is sent again exactly as it was, three
+/// times in all, so that it is stored once; then it is given up and counted in `agent.dropped_total`, which starts at zero
+/// with the agent. Reports are not kept on disk in this version. The times of reports rise strictly, also when the clock steps back; a clock that the server finds
 /// implausible is corrected by the server's.
 ///
 /// The credential is rotated by a [`Session`], when the server asks and before it grows old. While a rotation is

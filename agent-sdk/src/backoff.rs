@@ -41,6 +41,12 @@ impl Backoff {
         Self::new(Duration::from_secs(1), Duration::from_secs(10))
     }
 
+    /// The same with delays that never exceed `longest` either.
+    #[must_use]
+    pub fn within(self, longest: Duration) -> Self {
+        Self { base: self.base.min(longest), cap: self.cap.min(longest), ..self }
+    }
+
     /// The upper bound of the next delay.
     pub fn ceiling(&self) -> Duration {
         let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);

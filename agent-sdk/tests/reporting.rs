@@ -114,6 +114,19 @@ async fn a_report_of_unknown_fate_is_repeated_exactly_and_then_given_up_and_coun
     assert_eq!(names[..7], expected, "{names:?}");
 }
 
+/// A server whose liveness window is short would else call hosts unreachable after its own absence.
+#[tokio::test]
+async fn a_failed_contact_is_repeated_at_least_as_often_as_reports_are_due() {
+    let (home, _) = enrolled_home().await;
+    let answer = |n| if n == 0 { acknowledged_at(now(), 3_000) } else { Answer::Lost };
+    let server = Server::start(move |n, _| answer(n)).await;
+    let timer = MovingTimer::new();
+    let (agent, _events) = agent(&server, home.path(), &timer).open().await.expect("opens");
+    run_until(agent, &server, 16).await.expect("ran");
+    let slept = timer.slept();
+    assert!(slept.len() > 12 && slept.iter().all(|delay| *delay <= Duration::from_secs(3)), "{slept:?}");
+}
+
 /// Client rule 7, and every refusal but one.
 #[tokio::test]
 async fn nothing_but_host_deleted_erases_the_credential() {

@@ -73,17 +73,21 @@ impl From<AuthError> for Problem {
     }
 }
 
-/// One bearer token for one actor: what the reference server uses. Keeps the SHA-256 of the token only.
+/// Bearer tokens that stand for one actor each: what the reference server uses. Keeps the SHA-256 of the tokens only.
 #[derive(Clone)]
 pub struct StaticBearer {
-    digest: Zeroizing<[u8; 32]>,
-    actor: Actor,
+    actors: Vec<(Zeroizing<[u8; 32]>, Actor)>,
 }
 
 /// A token that no `Authorization` header can carry: empty, or not of visible ASCII characters only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an administrator's token is one or more visible ASCII characters, without spaces")]
 pub struct UnusableToken;
+
+/// A token that stands for another actor already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this token stands for another actor already")]
+pub struct TokenTaken;
 
 impl StaticBearer {
     /// Recognises whoever presents `token` as `actor`. The text is zeroed.
@@ -94,18 +98,37 @@ impl StaticBearer {
         let usable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
         let digest = digest(&token);
         token.zeroize();
-        if usable { Ok(Self { digest, actor }) } else { Err(UnusableToken) }
+        if usable { Ok(Self { actors: vec![(digest, actor)] }) } else { Err(UnusableToken) }
     }
 
     /// Recognises whoever presents the token with this hash as `actor`: for a token that is not kept in the clear.
     pub fn of_hash(hash: TokenHash, actor: Actor) -> Self {
-        Self { digest: Zeroizing::new(*hash.as_bytes()), actor }
+        Self { actors: vec![(Zeroizing::new(*hash.as_bytes()), actor)] }
+    }
+
+    /// Recognises whoever presents the token with this hash as `actor` besides.
+    ///
+    /// # Errors
+    /// When the token stands for somebody already.
+    pub fn and(mut self, hash: TokenHash, actor: Actor) -> Result<Self, TokenTaken> {
+        if self.find(hash.as_bytes()).is_some() {
+            return Err(TokenTaken);
+        }
+        self.actors.push((Zeroizing::new(*hash.as_bytes()), actor));
+        Ok(self)
+    }
+
+    /// Digests are compared, so that neither the content nor the length of a token shows in the time that it takes.
+    fn find(&self, digest: &[u8; 32]) -> Option<&Actor> {
+        let known = self.actors.iter().find(|(known, _)| bool::from(digest.as_slice().ct_eq(known.as_slice())));
+        known.map(|(_, actor)| actor)
     }
 }
 
 impl fmt::Debug for StaticBearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StaticBearer").field("token", &"redacted").field("actor", &self.actor).finish()
+        let actors: Vec<_> = self.actors.iter().map(|(_, actor)| actor).collect();
+        f.debug_struct("StaticBearer").field("tokens", &"redacted").field("actors", &actors).finish()
     }
 }
 
@@ -118,12 +141,7 @@ impl AdminAuth for StaticBearer {
             return Err(AuthError::Malformed("present one Authorization header, not several"));
         }
         let presented = bearer(value.as_bytes()).map_err(AuthError::Malformed)?;
-        // Digests, so that neither the content nor the length of the token shows in the time that it takes.
-        if bool::from(digest(presented).as_slice().ct_eq(self.digest.as_slice())) {
-            Ok(self.actor.clone())
-        } else {
-            Err(AuthError::Invalid)
-        }
+        self.find(&digest(presented)).cloned().ok_or(AuthError::Invalid)
     }
 }
 

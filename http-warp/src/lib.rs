@@ -94,7 +94,7 @@ use warp::filters::BoxedFilter;
 
 #[cfg(feature = "access-tokens")]
 pub use access_token::jwks;
-pub use auth::{AdminAuth, AuthError, StaticBearer, UnusableToken};
+pub use auth::{AdminAuth, AuthError, StaticBearer, TokenTaken, UnusableToken};
 pub use health::health;
 pub use reply::{Response, problem, unservable};
 pub use request::{PeerAddr, is_servable, peer_address};

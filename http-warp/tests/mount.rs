@@ -182,7 +182,7 @@ async fn a_static_bearer_lets_in_its_token_and_nothing_else() {
     let auth =
         StaticBearer::new(secret.into(), Actor::operator(ActorId::new("operator").expect("an id"))).expect("usable");
     let shown = format!("{auth:?}");
-    assert!(shown.starts_with(r#"StaticBearer { token: "redacted", actor: "#), "{shown}");
+    assert!(shown.starts_with(r#"StaticBearer { tokens: "redacted", actors: ["#), "{shown}");
     let app = routes(house.fleet.clone(), auth);
     ask(&app, "GET", "/v1/hosts").by(secret).send().await.expect(200);
     ask(&app, "GET", "/v1/hosts").header("authorization", &format!("bearer {secret}")).send().await.expect(200);
@@ -208,6 +208,24 @@ async fn a_static_bearer_can_be_made_of_a_hash_alone() {
     let app = routes(house.fleet.clone(), StaticBearer::of_hash(token.hash(), actor));
     ask(&app, "GET", "/v1/hosts").by(token.expose()).send().await.expect(200);
     ask(&app, "GET", "/v1/hosts").by(&token.hash().to_hex()).send().await.refused(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn each_token_of_a_static_bearer_stands_for_its_own_actor() {
+    let house = House::new().await;
+    let [first, second, stranger] = std::array::from_fn(|_| PlainToken::generate(Prefix::new("ead"), &SystemEntropy));
+    let operator = Actor::operator(ActorId::new("operator").expect("an id"));
+    let nobody = Actor { operator: false, ..operator.clone() };
+    let auth = StaticBearer::of_hash(first.hash(), operator).and(second.hash(), nobody.clone()).expect("it is free");
+    for taken in [&first, &second] {
+        assert!(auth.clone().and(taken.hash(), nobody.clone()).is_err());
+    }
+    let app = routes(house.fleet.clone(), auth);
+    let body = serde_json::json!({"name": "a", "kind": "byoc", "tenant_id": "acme"});
+    let create = |token: &PlainToken| ask(&app, "POST", "/v1/hosts").by(token.expose()).json(&body);
+    create(&second).send().await.refused(404, "not_found");
+    create(&first).send().await.expect(201);
+    create(&stranger).send().await.refused(401, "invalid_token");
 }
 
 #[tokio::test]

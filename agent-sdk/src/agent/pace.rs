@@ -7,7 +7,7 @@ use enlist_core::HostId;
 use crate::backoff::LONGEST_RETRY_AFTER;
 
 /// What no server and no builder gets below.
-const SHORTEST: Duration = Duration::from_secs(1);
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 
 /// The interval between reports, and this host's place in it.
 #[derive(Debug, Default)]

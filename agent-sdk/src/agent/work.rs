@@ -7,7 +7,7 @@ use enlist_core::wire::{Code, Problem, ProposedHost, ReportStatus};
 use enlist_core::{Clock, Entropy, Timestamp};
 
 use super::Outcome;
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use crate::backoff::{Backoff, refused_pause};
 use crate::client::Client;
 use crate::collector::Collector;
@@ -194,10 +194,12 @@ impl Work {
         if rotate {
             self.session.asked_to_rotate();
         }
-        self.backoff.reset();
+        let asked = Duration::from_millis(next_report_in_ms);
+        // A server that counts silence in seconds asks for reports as often, and waits no longer for those that failed.
+        self.backoff = Backoff::contact().within(asked.max(pace::SHORTEST));
         self.lease_holder.renew(sent, lease_ms);
         let since_sent = self.clock.monotonic().saturating_sub(sent);
-        Next::Wait(self.pace.after(Duration::from_millis(next_report_in_ms), since_sent))
+        Next::Wait(self.pace.after(asked, since_sent))
     }
 
     fn heard<T>(&mut self, result: &Result<T, ClientError>) {

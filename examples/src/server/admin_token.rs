@@ -2,18 +2,19 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use enlist_core::secret::{PlainToken, Prefix, TokenHash};
 use enlist_core::{Actor, ActorId, SystemEntropy};
 use enlist_http_warp::{StaticBearer, UnusableToken};
 
+use super::actors::{self, ActorsError};
 use super::config::{Database, ServeArgs};
 
 /// Administrators' tokens that the server makes.
 const PREFIX: Prefix = Prefix::new("ead");
 
-/// The administrator's token, as the server knows it.
+/// The administrator's token, as the server knows it, and those of the actors who are let in besides.
 pub struct AdminToken {
     auth: StaticBearer,
     new: Option<PlainToken>,
@@ -63,6 +64,12 @@ impl AdminToken {
         }
     }
 
+    /// Lets in the actors of a file besides.
+    pub(super) fn let_in(&mut self, path: &Path) -> Result<(), ActorsError> {
+        self.auth = actors::let_in(self.auth.clone(), path, &admin())?;
+        Ok(())
+    }
+
     /// Keeps the hash of a new token: to be called once the token was shown, so that none is kept that nobody knows.
     pub(super) fn keep(&mut self) -> Result<(), AdminTokenError> {
         let (Some(token), Some(path)) = (&self.new, self.file.take()) else { return Ok(()) };
@@ -109,5 +116,9 @@ impl AdminToken {
 }
 
 fn operator() -> Actor {
-    Actor::operator(ActorId::new("admin").expect("it is short and printable"))
+    Actor::operator(admin())
+}
+
+fn admin() -> ActorId {
+    ActorId::new("admin").expect("it is short and printable")
 }

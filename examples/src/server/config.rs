@@ -36,6 +36,11 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_ADMIN_TOKEN_FILE", value_name = "PATH")]
     pub admin_token_file: Option<PathBuf>,
 
+    /// A JSON file of who may administer besides, and in which tenants: their ids, their roles and the SHA-256 of their
+    /// bearer tokens. Read at the start.
+    #[arg(long, env = "ENLIST_ACTORS_FILE", value_name = "PATH")]
+    pub actors_file: Option<PathBuf>,
+
     /// The tenant of hosts that are created without one.
     #[arg(long, env = "ENLIST_DEFAULT_TENANT", default_value = "default")]
     pub default_tenant: TenantId,

@@ -1,6 +1,7 @@
 //! The reference server: a fleet, its routes, and an accept loop of its own.
 
 mod accept;
+mod actors;
 mod admin_token;
 mod client_address;
 mod config;
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use warp::Filter;
 
+pub use actors::ActorsError;
 pub use admin_token::{AdminToken, AdminTokenError};
 pub use config::{Database, DatabaseUrl, InvalidDatabase, Reuse, ServeArgs};
 pub use signing_key::{SigningKeyError, make_signing_key};
@@ -51,6 +53,9 @@ pub enum ServerError {
     /// There is no administrator's token.
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
+    /// The actors of the file are not let in.
+    #[error(transparent)]
+    Actors(#[from] ActorsError),
 }
 
 /// A server that listens, and does not serve yet.
@@ -67,8 +72,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens, opens and migrates the database, and finds or makes the administrator's token. Connections wait until
-    /// [`Server::run`].
+    /// Listens, opens and migrates the database, and finds or makes the administrator's token, and reads who else
+    /// may administer. Connections wait until [`Server::run`].
     ///
     /// # Errors
     /// When one of these is not to be had.
@@ -86,7 +91,10 @@ impl Server {
             builder = builder.access_tokens(issuer);
         }
         let (fleet, drivers) = builder.build()?;
-        let admin = AdminToken::find_or_make(args)?;
+        let mut admin = AdminToken::find_or_make(args)?;
+        if let Some(path) = &args.actors_file {
+            admin.let_in(path)?;
+        }
         let options = accept::Options { connections: args.max_connections, drain: args.drain };
         Ok(Self {
             listener,

@@ -162,16 +162,15 @@ async fn a_webhook_without_all_that_it_needs_is_refused_at_the_start() {
     let good = directory.path().join("good");
     std::fs::write(&good, SECRET).unwrap();
     let good = good.to_str().unwrap();
+    let missing = directory.path().join("missing/state");
+    let missing = missing.to_str().unwrap();
     let url = ["--webhook-url", "http://127.0.0.1:9/"];
     for (arguments, complaint) in [
         (vec![url[0], url[1]], "all three"),
         (vec![url[0], "ftp://x/", "--webhook-secret-file", secret, "--webhook-state", state], "http or https"),
         (vec![url[0], url[1], "--webhook-secret-file", secret, "--webhook-state", state], "less than 16 bytes"),
         // Found out later, it would be known only after events were delivered, and the next start would lose some.
-        (
-            vec![url[0], url[1], "--webhook-secret-file", good, "--webhook-state", "/dev/null/state"],
-            "the webhook's state",
-        ),
+        (vec![url[0], url[1], "--webhook-secret-file", good, "--webhook-state", missing], "the webhook's state"),
     ] {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_enlist-server"))
             .args(["serve", "--listen", "127.0.0.1:0", "--database", "memory:"])

@@ -28,8 +28,9 @@ impl ServerProcess {
     /// Starts the server on any database and waits until it listens.
     pub(crate) async fn start_on(database: &str, arguments: &[&str], log_level: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_enlist-server"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .arg("serve")
             .args(arguments)
+            .env("ENLIST_LISTEN", "127.0.0.1:0")
             .env("ENLIST_DATABASE", database)
             .env("ENLIST_ADMIN_TOKEN", ADMIN)
             .env("ENLIST_LOG", log_level)
@@ -68,6 +69,33 @@ impl ServerProcess {
 
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+}
+
+/// An `enlist-agent` of its own, killed when it is dropped.
+pub(crate) struct AgentProcess(Child);
+
+impl AgentProcess {
+    /// Starts the agent of a host that has this token, with a state of its own below `directory`.
+    pub(crate) fn start(server: &ServerProcess, directory: &Path, host_id: &str, token: &PlainToken) -> Self {
+        let file = directory.join(format!("{host_id}.token"));
+        std::fs::write(&file, token.expose()).expect("the directory can be written to");
+        let child = Command::new(env!("CARGO_BIN_EXE_enlist-agent"))
+            .args(["run", "--server", &server.url, "--state-dir"])
+            .arg(directory.join(host_id))
+            .arg("--agent-token-file")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the agent's program was built with its tests");
+        Self(child)
+    }
+
+    /// SIGKILL: the server is not told.
+    pub(crate) async fn kill(mut self) {
+        self.0.kill().await.expect("it runs until it is killed");
     }
 }
 
