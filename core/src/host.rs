@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::error::{FieldError, InvalidTransition};
 use crate::id::{HostId, InstallTokenId, TenantId};
+use crate::liveness::LivenessWindow;
 use crate::text::bounded_text;
 use crate::wire::PatchHost;
 
@@ -75,6 +76,8 @@ pub enum HostField {
     Address,
     Tags,
     Labels,
+    #[serde(rename = "liveness_window_seconds")]
+    LivenessWindow,
 }
 
 /// Why a host was not edited.
@@ -111,6 +114,8 @@ pub struct Host {
     pub tags: BTreeSet<Tag>,
     /// For the embedding service; at most [`MAX_TAGS`].
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// After how much silence it is unreachable; `None`: after its fleet's window.
+    pub liveness_window: Option<LivenessWindow>,
     /// No new work is placed on it.
     pub cordoned: bool,
     /// The administrator's state of it.
@@ -187,12 +192,22 @@ impl Host {
         self.live("edit")?;
         let mut edited = self.clone();
         // Taken apart, so that a field that is added cannot be forgotten here.
-        let PatchHost { name, external_id, provider, availability_zone, address, tags, labels } = patch;
+        let PatchHost {
+            name,
+            external_id,
+            provider,
+            availability_zone,
+            address,
+            tags,
+            labels,
+            liveness_window_seconds,
+        } = patch;
         edited.name = name.unwrap_or(edited.name);
         edited.external_id = external_id.unwrap_or(edited.external_id);
         edited.provider = provider.unwrap_or(edited.provider);
         edited.availability_zone = availability_zone.unwrap_or(edited.availability_zone);
         edited.address = address.unwrap_or(edited.address);
+        edited.liveness_window = liveness_window_seconds.unwrap_or(edited.liveness_window);
         // A list is replaced whole, an object is merged by key (RFC 7396 §2).
         edited.tags = tags.map_or(edited.tags, Option::unwrap_or_default);
         match labels {
@@ -216,6 +231,7 @@ impl Host {
             (HostField::Address, edited.address != self.address),
             (HostField::Tags, edited.tags != self.tags),
             (HostField::Labels, edited.labels != self.labels),
+            (HostField::LivenessWindow, edited.liveness_window != self.liveness_window),
         ]
         .into_iter()
         .filter_map(|(field, is_other)| is_other.then_some(field))

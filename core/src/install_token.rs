@@ -175,6 +175,7 @@ impl InstallToken {
             address: None,
             tags: BTreeSet::new(),
             labels: BTreeMap::new(),
+            liveness_window: None,
             cordoned: false,
             lifecycle: Lifecycle::Live,
             generation: 0,
@@ -247,6 +248,16 @@ impl InstallToken {
             InstallTokenState::Issued => InstallTokenStatus::Issued,
             InstallTokenState::Consumed { .. } => InstallTokenStatus::Consumed,
             InstallTokenState::Revoked { .. } => InstallTokenStatus::Revoked,
+        }
+    }
+
+    /// From when on it has been of no use: expired, revoked, or exchanged for an agent token that has ended since, which
+    /// `bought` is, or was until it was deleted. While that may still act, a repeated exchange is answered.
+    pub fn spent_at(&self, bought: Option<&AgentToken>) -> Option<Timestamp> {
+        match self.state {
+            InstallTokenState::Issued => Some(self.expires_at),
+            InstallTokenState::Revoked { at } => Some(at),
+            InstallTokenState::Consumed { at, .. } => (!bought.is_some_and(AgentToken::is_live)).then_some(at),
         }
     }
 

@@ -9,13 +9,15 @@
 //!   window, the likelier cause is on this side. The monitor is degraded and holds its verdicts back, for
 //!   [`STORM_WINDOWS`] windows at most; then it makes them, and each event says so. An outage is never hidden for ever.
 //!
-//! What a single host shows of itself is [`Presence`](crate::host::Presence)'s.
+//! What a single host shows of itself is [`Presence`](crate::host::Presence)'s. How long it may be silent is the fleet's window,
+//! or a [`LivenessWindow`] of its own: [`Rule`] says who is silent. Both rules above go by the fleet's window.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::host::Presence;
 
 /// How many hosts a storm has at least.
 pub const STORM_HOSTS: u64 = 5;
@@ -24,28 +26,110 @@ pub const STORM_WINDOWS: u32 = 5;
 /// Into how many parts of a window falls are told apart: that bounds what a monitor remembers.
 const PARTS: u32 = 16;
 
+/// After how much silence one host is unreachable, where that is not its fleet's window: 3 s to 24 h, in whole seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct LivenessWindow(u32);
+
+/// A window that is too short or too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a liveness window is 3 to 86400 seconds")]
+pub struct InvalidWindow;
+
+impl LivenessWindow {
+    /// The shortest that there may be.
+    pub const SHORTEST: Self = Self(3);
+    /// The longest.
+    pub const LONGEST: Self = Self(24 * 60 * 60);
+
+    /// A window of so many seconds.
+    ///
+    /// # Errors
+    /// When it is too short or too long.
+    pub fn from_secs(seconds: u64) -> Result<Self, InvalidWindow> {
+        let window = u32::try_from(seconds).map(Self).map_err(|_| InvalidWindow)?;
+        if (Self::SHORTEST..=Self::LONGEST).contains(&window) { Ok(window) } else { Err(InvalidWindow) }
+    }
+
+    /// How many seconds it has.
+    pub const fn as_secs(self) -> u32 {
+        self.0
+    }
+
+    /// How long it is.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0 as u64)
+    }
+}
+
+impl TryFrom<u64> for LivenessWindow {
+    type Error = InvalidWindow;
+
+    fn try_from(seconds: u64) -> Result<Self, InvalidWindow> {
+        Self::from_secs(seconds)
+    }
+}
+
+impl From<LivenessWindow> for u64 {
+    fn from(window: LivenessWindow) -> Self {
+        window.0.into()
+    }
+}
+
 /// How sweeps go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// After how much silence a host is unreachable.
+    /// After how much silence a host is unreachable that has no window of its own.
     pub window: Duration,
     /// How often each replica sweeps.
     pub tick: Duration,
 }
 
-impl Pace {
-    /// Hosts heard last before this are silent: [`Presence::silence`](crate::host::Presence::silence), turned round.
-    pub fn silent_before(&self, now: Timestamp) -> Timestamp {
-        now.saturating_sub(self.window)
+/// Who is silent at a moment. Silence counts from a host's last contact or from the end of the monitor's own absence, whichever
+/// is later; a host is silent when more than its window has gone by since the one, and no less since the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// The moment.
+    pub now: Timestamp,
+    /// The fleet's window.
+    pub window: Duration,
+    /// The end of the monitor's last absence: contacts before it may have been missed.
+    pub listening_since: Timestamp,
+}
+
+impl Rule {
+    /// Hosts with this window of their own that were heard last before this were not heard within it.
+    pub fn heard_from(&self, own: Option<LivenessWindow>) -> Timestamp {
+        self.now.saturating_sub(self.window_of(own))
+    }
+
+    /// Those of them that were heard last before this are silent: none as long as nobody has listened for as long.
+    pub fn silent_before(&self, own: Option<LivenessWindow>) -> Timestamp {
+        if self.has_listened(own) { self.heard_from(own) } else { Timestamp::MIN }
+    }
+
+    /// What becomes of a host with this window of its own.
+    #[must_use]
+    pub fn judge(&self, presence: Presence, own: Option<LivenessWindow>) -> Presence {
+        if self.has_listened(own) { presence.silence(self.now, self.window_of(own)) } else { presence }
+    }
+
+    fn has_listened(&self, own: Option<LivenessWindow>) -> bool {
+        self.now.saturating_since(self.listening_since) >= self.window_of(own)
+    }
+
+    fn window_of(&self, own: Option<LivenessWindow>) -> Duration {
+        own.map_or(self.window, LivenessWindow::duration)
     }
 }
 
-/// How many unarchived hosts are online in the store, by whether they were heard within the window.
+/// How many unarchived hosts are online in the store, by [`Rule`]. Those that were not heard within their window, and have not
+/// been listened for as long either, are neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Not heard: they would fall now.
+    /// Silent: they would fall now.
     pub silent: u64,
-    /// Heard; counted up to [`Monitor::heard_to_count`].
+    /// Heard within their window; counted up to [`Monitor::heard_to_count`].
     pub heard: u64,
 }
 
@@ -64,6 +148,9 @@ pub enum Verdict {
         /// When the last sweep before the gap was; `None` when there was none, or the clock was set back.
         absent_since: Option<Timestamp>,
     },
+    /// Nothing by this clock, which is more than a window behind the last sweep's: one of the two is wrong, and while others
+    /// sweep it is taken for this one.
+    Behind,
     /// Nothing yet: too many fell at once.
     Holding {
         /// Since when.
@@ -79,8 +166,19 @@ pub enum Verdict {
 pub struct Monitor {
     last_sweep_at: Option<Timestamp>,
     suspension: Option<Suspension>,
+    /// When the last absence ended; kept beyond the suspension, for windows that are longer.
+    listening_since: Option<Timestamp>,
     storm_since: Option<Timestamp>,
     fallen: Vec<Fallen>,
+    behind: Option<Behind>,
+}
+
+/// A clock that is far behind the last sweep's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Behind {
+    last_sweep_at: Timestamp,
+    /// Since when that has been the last sweep, by the clock that is behind.
+    since: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +205,11 @@ impl Monitor {
         self.storm_since
     }
 
+    /// Who is silent at `now`. A sweep that ends an absence finds who was before it: then it makes no verdict.
+    pub fn rule(&self, now: Timestamp, pace: Pace) -> Rule {
+        Rule { now, window: pace.window, listening_since: self.listening_since.unwrap_or(Timestamp::MIN) }
+    }
+
     /// How many hosts that were heard have to be counted before a sweep that finds `silent`: more do not change the verdict.
     pub fn heard_to_count(&self, silent: u64, now: Timestamp, pace: Pace) -> u64 {
         let fallen = self.fallen_within(now, pace).saturating_add(silent);
@@ -116,6 +219,9 @@ impl Monitor {
     /// A sweep at `now`, which has found `seen`.
     #[must_use]
     pub fn tick(mut self, now: Timestamp, pace: Pace, seen: Seen) -> (Self, Verdict) {
+        if self.is_behind(now, pace) {
+            return (self, Verdict::Behind);
+        }
         self.note_absence(now, pace);
         if let Some(Suspension { since, absent_since }) = self.suspension {
             let until = since.saturating_add(pace.window);
@@ -140,27 +246,47 @@ impl Monitor {
         self
     }
 
-    /// The last sweep may lie a little ahead, where replicas read clocks of their own. One that is a window ahead was made
-    /// by a clock that was wrong, and says nothing of how long ago it was.
+    /// The last sweep may lie a little ahead, where replicas read clocks of their own. More than a window ahead, it was made by
+    /// another replica whose clock is right, or by a clock that was wrong or has been set back since: then nobody sweeps by
+    /// that clock any more, and it is forgotten.
+    fn is_behind(&mut self, now: Timestamp, pace: Pace) -> bool {
+        let Some(last) = self.last_sweep_at.filter(|last| last.saturating_since(now) > pace.window) else {
+            return false;
+        };
+        match &mut self.behind {
+            Some(behind) if behind.last_sweep_at == last => {
+                if now.saturating_since(behind.since) <= pace.tick.saturating_mul(2) {
+                    behind.since = behind.since.min(now);
+                    return true;
+                }
+            }
+            behind => {
+                *behind = Some(Behind { last_sweep_at: last, since: now });
+                return true;
+            }
+        }
+        *self = Self { storm_since: self.storm_since.map(|since| since.min(now)), ..Self::default() };
+        false
+    }
+
     fn note_absence(&mut self, now: Timestamp, pace: Pace) {
         match self.last_sweep_at {
-            Some(last) if last.saturating_since(now) > pace.window => {
-                self.suspension = Some(Suspension { since: now, absent_since: None });
-                self.storm_since = self.storm_since.map(|since| since.min(now));
-                self.fallen.retain(|fallen| fallen.at <= now);
-                self.last_sweep_at = Some(now);
-            }
             Some(last) => {
                 if now.saturating_since(last) > pace.tick.saturating_mul(2) {
-                    self.suspension = Some(Suspension { since: now, absent_since: Some(last) });
+                    self.suspend(now, Some(last));
                 }
                 self.last_sweep_at = Some(last.max(now));
             }
             None => {
-                self.suspension = Some(Suspension { since: now, absent_since: None });
+                self.suspend(now, None);
                 self.last_sweep_at = Some(now);
             }
         }
+    }
+
+    fn suspend(&mut self, now: Timestamp, absent_since: Option<Timestamp>) {
+        self.suspension = Some(Suspension { since: now, absent_since });
+        self.listening_since = Some(now);
     }
 
     fn weather(&mut self, now: Timestamp, pace: Pace, seen: Seen) -> Verdict {

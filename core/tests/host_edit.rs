@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::host::{CannotEdit, Host, HostField, LabelKey, LabelValue, Lifecycle, MAX_TAGS, Tag};
+use enlist_core::liveness::LivenessWindow;
 use enlist_core::wire::{PatchHost, parse_json};
 use proptest::option;
 use proptest::prelude::*;
@@ -18,10 +19,15 @@ fn labels<V: std::fmt::Debug>(value: impl Strategy<Value = V>) -> impl Strategy<
     prop::collection::btree_map(text::<LabelKey>(), value, 0..3)
 }
 
+fn window() -> impl Strategy<Value = LivenessWindow> {
+    (3..5u64).prop_map(|seconds| LivenessWindow::from_secs(seconds).expect("it is long enough"))
+}
+
 fn host() -> impl Strategy<Value = Host> {
     let tags = prop::collection::btree_set(text::<Tag>(), 0..3);
-    (text(), option::of(text()), option::of(text()), option::of(text()), option::of(text()), tags, labels(text()))
-        .prop_map(|(name, external_id, provider, availability_zone, address, tags, labels)| Host {
+    let placement = (option::of(text()), option::of(text()), option::of(text()));
+    (text(), option::of(text()), placement, tags, labels(text()), option::of(window())).prop_map(
+        |(name, external_id, (provider, availability_zone, address), tags, labels, liveness_window)| Host {
             name,
             external_id,
             provider,
@@ -29,11 +35,13 @@ fn host() -> impl Strategy<Value = Host> {
             address,
             tags,
             labels,
+            liveness_window,
             cordoned: true,
             generation: 7,
             enrolled_at: Some(at(5)),
             ..sample::host("a")
-        })
+        },
+    )
 }
 
 fn patch() -> impl Strategy<Value = PatchHost> {
@@ -46,8 +54,9 @@ fn patch() -> impl Strategy<Value = PatchHost> {
         option::of(option::of(text())),
         option::of(option::of(tags)),
         option::of(option::of(labels(option::of(text::<LabelValue>())))),
+        option::of(option::of(window())),
     );
-    parts.prop_map(|(name, external_id, provider, availability_zone, address, tags, labels)| PatchHost {
+    parts.prop_map(|(name, external_id, provider, availability_zone, address, tags, labels, window)| PatchHost {
         name,
         external_id,
         provider,
@@ -55,6 +64,7 @@ fn patch() -> impl Strategy<Value = PatchHost> {
         address,
         tags,
         labels,
+        liveness_window_seconds: window,
     })
 }
 
@@ -63,6 +73,7 @@ fn editable(host: &Host) -> Value {
     let all = json!({
         "name": host.name, "external_id": host.external_id, "provider": host.provider,
         "availability_zone": host.availability_zone, "address": host.address, "tags": host.tags, "labels": host.labels,
+        "liveness_window_seconds": host.liveness_window,
     });
     let Value::Object(fields) = all else { unreachable!("it is written as one") };
     let empty = |value: &Value| value.is_null() || *value == json!([]) || *value == json!({});
@@ -112,6 +123,7 @@ proptest! {
             (HostField::Address, "address"),
             (HostField::Tags, "tags"),
             (HostField::Labels, "labels"),
+            (HostField::LivenessWindow, "liveness_window_seconds"),
         ];
         let (before, after) = (editable(&host), editable(&edited));
         let other: BTreeSet<_> =
@@ -121,9 +133,20 @@ proptest! {
         }
         prop_assert_eq!(edited.updated_at, if other.is_empty() { host.updated_at } else { at(9) });
         prop_assert_eq!(changed, other);
-        let Host { name, external_id, provider, availability_zone, address, tags, labels, updated_at, .. } = edited.clone();
-        let put_back =
-            Host { name, external_id, provider, availability_zone, address, tags, labels, updated_at, ..host };
+        let Host { name, external_id, provider, availability_zone, address, tags, labels, liveness_window, updated_at, .. } =
+            edited.clone();
+        let put_back = Host {
+            name,
+            external_id,
+            provider,
+            availability_zone,
+            address,
+            tags,
+            labels,
+            liveness_window,
+            updated_at,
+            ..host
+        };
         prop_assert_eq!(put_back, edited, "nothing else was touched");
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::event::EventBody;
 use enlist_core::host::{Host, Presence};
-use enlist_core::liveness::{Monitor, Pace, STORM_HOSTS, STORM_WINDOWS, Seen, Verdict};
+use enlist_core::liveness::{LivenessWindow, Monitor, Pace, Rule, STORM_HOSTS, STORM_WINDOWS, Seen, Verdict};
 use enlist_core::store::{HostLookup, Sweep, Swept};
 use enlist_core::{MemoryStore, Store, Timestamp};
 use futures_util::FutureExt;
@@ -29,6 +29,17 @@ enum Step {
     Hear(u16),
 }
 
+/// Windows of hosts' own: none, shorter than a tick, longer than the fleet's.
+fn windows() -> impl Strategy<Value = Vec<Option<LivenessWindow>>> {
+    let seconds = prop::sample::select(vec![None, Some(3), Some(30), Some(600)]);
+    let window = seconds.prop_map(|seconds| seconds.and_then(|seconds| LivenessWindow::from_secs(seconds).ok()));
+    prop::collection::vec(window, 1..14)
+}
+
+fn window(own: Option<LivenessWindow>) -> Duration {
+    own.map_or(PACE.window, LivenessWindow::duration)
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => prop_oneof![0..=30u64, Just(95), Just(3_600)].prop_map(Step::Pass),
@@ -47,6 +58,8 @@ struct World {
     /// The end of the last gap over two ticks between two sweeps, or the first sweep.
     gap_ended: Timestamp,
     last_sweep: Option<Timestamp>,
+    /// A last sweep that lay far ahead of a clock, and since when by that clock.
+    behind: Option<(Timestamp, Timestamp)>,
 }
 
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -54,14 +67,16 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl World {
-    fn new(hosts: usize) -> Self {
+    fn new(windows: &[Option<LivenessWindow>]) -> Self {
         let store = MemoryStore::new();
-        let hosts: Vec<_> = (0..hosts).map(|n| sample::host(&format!("host {n}"))).collect();
+        let hosts = windows.iter().enumerate();
+        let hosts: Vec<_> =
+            hosts.map(|(n, window)| Host { liveness_window: *window, ..sample::host(&format!("host {n}")) }).collect();
         for host in &hosts {
             now(sample::create(&store, host));
         }
         let now = at(10_000);
-        Self { store, hosts, now, gap_ended: now, last_sweep: None }
+        Self { store, hosts, now, gap_ended: now, last_sweep: None, behind: None }
     }
 
     fn presence(&self, host: &Host) -> Presence {
@@ -69,7 +84,7 @@ impl World {
     }
 
     fn is_silent(&self, host: &Host) -> bool {
-        matches!(self.presence(host).silence(self.now, PACE.window), Presence::Unreachable { since, .. } if since == self.now)
+        matches!(self.presence(host).silence(self.now, window(host.liveness_window)), Presence::Unreachable { since, .. } if since == self.now)
             && matches!(self.presence(host), Presence::Online { .. })
     }
 
@@ -81,13 +96,23 @@ impl World {
 
     /// Sweeps, and looks at everything that every sweep promises.
     fn sweep(&mut self, at: Timestamp, limit: usize) -> Swept {
-        let gap = self
-            .last_sweep
-            .is_none_or(|last| at.saturating_since(last) > PACE.tick * 2 || last.saturating_since(at) > PACE.window);
+        let behind = self.last_sweep.filter(|last| last.saturating_since(at) > PACE.window);
+        // A clock that was set back is believed once nobody has swept by another for two ticks.
+        let set_back = match (behind, &mut self.behind) {
+            (Some(last), Some((seen, since))) if *seen == last => {
+                *since = at.min(*since);
+                at.saturating_since(*since) > PACE.tick * 2
+            }
+            (Some(last), noted) => {
+                *noted = Some((last, at));
+                false
+            }
+            (None, _) => false,
+        };
+        let gap = set_back || self.last_sweep.is_none_or(|last| at.saturating_since(last) > PACE.tick * 2);
         if gap {
             self.gap_ended = at;
         }
-        let set_back = self.last_sweep.is_some_and(|last| last.saturating_since(at) > PACE.window);
         self.last_sweep = Some(if set_back { at } else { self.last_sweep.map_or(at, |last| last.max(at)) });
         let before: Vec<_> = self.hosts.iter().map(|host| self.presence(host)).collect();
         let sweep = Sweep { pace: PACE, ..sample::sweep(at, PACE.window) };
@@ -103,14 +128,14 @@ impl World {
             }
             fell += 1;
             assert_eq!(events, 1, "what changes is told once");
-            assert_eq!(after, before.silence(at, PACE.window), "only silence changes anything");
-        }
-        assert!(fell <= limit);
-        if fell > 0 {
+            let own = window(host.liveness_window);
+            assert_eq!(after, before.silence(at, own), "only silence changes anything");
             // By the clock that is furthest ahead.
             let latest = self.last_sweep.unwrap_or(at);
-            assert!(latest.saturating_since(self.gap_ended) >= PACE.window, "a window to be heard after a gap");
+            let listened = latest.saturating_since(self.gap_ended);
+            assert!(listened >= own.max(PACE.window), "a window to be heard after a gap");
         }
+        assert!(fell <= limit);
         if let Verdict::Holding { since, until } = swept.verdict {
             assert_eq!(until.saturating_since(since), PACE.window * STORM_WINDOWS);
             assert!(at < until);
@@ -151,12 +176,13 @@ proptest! {
     /// suspension, a storm and a tick or two more, though others come and go.
     #[test]
     fn no_history_hides_an_outage_for_ever(
-        hosts in 1..14usize,
+        windows in windows(),
         history in steps(),
-        later in prop::collection::vec(any::<u16>(), 100),
+        later in prop::collection::vec(any::<u16>(), 160),
         silent in 0..14usize,
     ) {
-        let mut world = World::new(hosts);
+        let hosts = windows.len();
+        let mut world = World::new(&windows);
         for step in &history {
             world.take(step);
         }
@@ -165,7 +191,8 @@ proptest! {
         world.now = world.now.max(newest.unwrap_or(world.now));
         let silent = world.hosts[silent % hosts].clone();
         let bit = 1 << world.hosts.iter().position(|host| host.id == silent.id).unwrap();
-        let limit = PACE.window * (2 + STORM_WINDOWS) + PACE.tick * 3;
+        let own = window(silent.liveness_window);
+        let limit = PACE.window * (1 + STORM_WINDOWS) + own.max(PACE.window) + PACE.tick * 6;
         let begin = world.now;
         for heard in later {
             if world.now.saturating_since(begin) > limit {
@@ -181,7 +208,7 @@ proptest! {
     /// A few hosts, or fewer than half, are never held back: what is silent is unreachable at the next sweep.
     #[test]
     fn only_many_at_once_are_a_storm(hosts in 1..14usize, silent in 0..14u16, history in steps()) {
-        let mut world = World::new(hosts);
+        let mut world = World::new(&vec![None; hosts]);
         for step in &history {
             world.take(step);
         }
@@ -206,6 +233,51 @@ proptest! {
         } else {
             prop_assert_eq!(verdict, Verdict::Sweep { storm: false });
             prop_assert!(!world.hosts.iter().any(|host| world.is_silent(host)));
+        }
+    }
+
+    /// Fewer than a storm has: each falls at the first sweep beyond its own window.
+    #[test]
+    fn each_host_falls_by_its_own_window(windows in windows(), history in steps(), heard in 0..10u64) {
+        let windows = &windows[..windows.len().min(4)];
+        let mut world = World::new(windows);
+        for step in &history {
+            world.take(step);
+        }
+        let newest = world.hosts.iter().filter_map(|host| world.presence(host).last_seen_at()).max();
+        world.now = world.now.max(newest.unwrap_or(world.now));
+        // The longest window after whatever happened.
+        world.run(80);
+        let last = world.now.saturating_add(Duration::from_secs(heard));
+        world.now = last;
+        world.hear(u16::MAX);
+        for _ in 0..70 {
+            world.now = world.now.saturating_add(PACE.tick);
+            world.sweep(world.now, 20);
+            for host in &world.hosts {
+                let is_silent = world.now.saturating_since(last) > window(host.liveness_window);
+                prop_assert_eq!(matches!(world.presence(host), Presence::Unreachable { .. }), is_silent);
+            }
+        }
+    }
+
+    /// What stores choose rows by is what they judge by.
+    #[test]
+    fn the_bounds_of_a_rule_are_its_verdicts(
+        at_second in 0..2_000i64, listening in 0..2_000i64, seen in 0..2_000i64, micros in -1..=1i64, own in windows(),
+    ) {
+        let moved = |seconds: i64, micros: i64| Timestamp::from_unix_micros(at(seconds).unix_micros() + micros).unwrap();
+        let rule = Rule { now: at(at_second), window: PACE.window, listening_since: moved(listening, micros) };
+        for (own, micros) in own.into_iter().flat_map(|own| [(own, -1), (own, 0), (own, 1)]) {
+            for last_seen_at in [moved(seen, micros), moved(at_second - i64::try_from(window(own).as_secs()).unwrap(), micros)] {
+                let online = Presence::Online { last_seen_at };
+                let falls = rule.judge(online, own) != online;
+                let silence = rule.now.saturating_since(last_seen_at);
+                let listened = rule.now.saturating_since(rule.listening_since);
+                prop_assert_eq!(falls, silence > window(own) && listened >= window(own));
+                prop_assert_eq!(falls, last_seen_at < rule.silent_before(own));
+                prop_assert_eq!(silence <= window(own), last_seen_at >= rule.heard_from(own));
+            }
         }
     }
 
@@ -244,4 +316,26 @@ fn no_more_of_those_heard_are_counted_than_decide() {
             |heard| monitor.clone().tick(at(90), Pace { tick: PACE.window, ..PACE }, Seen { silent, heard }).1;
         assert_eq!(verdict(count(silent)), verdict(1_000_000), "{silent}");
     }
+}
+
+/// It would suspend the verdicts of all with each of its sweeps.
+#[test]
+fn a_replica_whose_clock_lags_holds_nobody_up_and_stands_in_when_it_is_alone() {
+    let late = |now: Timestamp| now.saturating_sub(Duration::from_secs(600));
+    let (mut monitor, mut now) = (Monitor::default(), at(10_000));
+    let mut tick = |now: Timestamp| {
+        let (after, verdict) = monitor.clone().tick(now, PACE, Seen { silent: 1, heard: 1 });
+        monitor = after.note_fallen(now, PACE, 0);
+        verdict
+    };
+    for n in 0..60 {
+        let verdict = tick(now);
+        assert_eq!(matches!(verdict, Verdict::Suspended { .. }), n < 9, "{n}: {verdict:?}");
+        assert_eq!(tick(late(now)), Verdict::Behind);
+        now = now.saturating_add(PACE.tick);
+    }
+    let alone: Vec<_> = (0..20).map(|n| tick(late(now.saturating_add(PACE.tick * n)))).collect();
+    assert!(alone[..2].iter().all(|verdict| *verdict == Verdict::Behind), "{alone:?}");
+    assert!(matches!(alone[2], Verdict::Suspended { absent_since: None, .. }), "{alone:?}");
+    assert_eq!(alone[11], Verdict::Sweep { storm: false });
 }

@@ -11,7 +11,7 @@ async fn a_created_host_is_found_again_with_everything_that_was_said_of_it() {
     let body = json!({
         "name": "web-1", "kind": "managed", "tenant_id": "acme", "external_id": "i-4711", "provider": "hetzner",
         "availability_zone": "fsn1", "address": "10.0.0.7", "tags": ["edge", "eu"], "labels": {"rack": "7"},
-        "credential_kind": "refresh",
+        "liveness_window_seconds": 300, "credential_kind": "refresh",
     });
     let created = house.post("/v1/hosts").json(&body).send().await.expect(201);
     assert_eq!(created["host"]["status"], "pending");
@@ -25,6 +25,24 @@ async fn a_created_host_is_found_again_with_everything_that_was_said_of_it() {
 
     let path = format!("/v1/hosts/{}", created["host"]["id"].as_str().expect("an id"));
     assert_eq!(house.get(&path).send().await.expect(200), created["host"]);
+}
+
+#[tokio::test]
+async fn a_window_out_of_bounds_is_422_and_named() {
+    let house = House::new().await;
+    let written = house.written().await;
+    for window in [json!(0), json!(2), json!(86_401), json!(-3), json!(30.5), json!("30"), json!(u64::MAX)] {
+        let body = json!({"name": "web-1", "kind": "byoc", "liveness_window_seconds": window});
+        let problem = house.post("/v1/hosts").json(&body).send().await.refused(422, "invalid_field");
+        assert_eq!(problem["field"], "/liveness_window_seconds", "{window}");
+    }
+    assert_eq!(house.written().await, written);
+    for window in [json!(3), json!(86_400), json!(null)] {
+        let name = format!("web-{window}");
+        let body = json!({"name": name, "kind": "byoc", "liveness_window_seconds": window});
+        let created = house.post("/v1/hosts").json(&body).send().await.expect(201);
+        assert_eq!(created["host"]["liveness_window_seconds"], window);
+    }
 }
 
 #[tokio::test]

@@ -50,26 +50,28 @@ async fn a_merge_patch_changes_what_it_says_and_nothing_else() {
     let (created, path) = furnished(&house).await;
     assert_eq!(shown(house.get(&path).send().await), created);
 
-    let body =
-        json!({"name": "web-one", "address": null, "tags": ["eu"], "labels": {"rack": "8", "row": null, "u": "3"}});
+    let body = json!({"name": "web-one", "address": null, "tags": ["eu"], "labels": {"rack": "8", "row": null, "u": "3"},
+               "liveness_window_seconds": 300});
     let media_type = "application/merge-patch+json";
     let edited = shown(patch(&house, &path, "\"1\"", &body).header("content-type", media_type).send().await);
     let changes = json!({
         "name": "web-one", "address": null, "tags": ["eu"], "labels": {"rack": "8", "u": "3"}, "revision": 2,
-        "updated_at": edited["updated_at"],
+        "liveness_window_seconds": 300, "updated_at": edited["updated_at"],
     });
     assert_eq!(edited, merged(&created, &changes));
     assert_eq!(shown(house.get(&path).send().await), edited);
     let event = last_event(&house).await;
     assert_eq!(event["type"], "host.updated");
-    assert_eq!(event["data"], json!({"fields": ["name", "address", "tags", "labels"]}));
+    assert_eq!(event["data"], json!({"fields": ["name", "address", "tags", "labels", "liveness_window_seconds"]}));
     assert_eq!((&event["actor"], &event["host_id"]), (&json!(ROOT), &created["id"]));
 
-    let body = json!({"external_id": null, "provider": null, "availability_zone": null, "tags": null, "labels": null});
+    let body = json!({"external_id": null, "provider": null, "availability_zone": null, "tags": null, "labels": null,
+                      "liveness_window_seconds": null});
     let media_type = "application/json";
     let emptied = shown(patch(&house, &path, "\"2\"", &body).header("content-type", media_type).send().await);
     let changes = json!({
         "external_id": null, "provider": null, "availability_zone": null, "tags": [], "labels": {}, "revision": 3,
+        "liveness_window_seconds": null,
         "updated_at": emptied["updated_at"],
     });
     assert_eq!(emptied, merged(&edited, &changes));
@@ -127,6 +129,9 @@ async fn what_is_no_patch_of_a_host_is_422_and_named() {
         (json!({"labels": {"rack": 7}}), "/labels/rack"),
         (json!({"labels": ["rack"]}), "/labels"),
         (json!({"address": "10.0.0.7\n"}), "/address"),
+        (json!({"liveness_window_seconds": 2}), "/liveness_window_seconds"),
+        (json!({"liveness_window_seconds": 86_401}), "/liveness_window_seconds"),
+        (json!({"liveness_window_seconds": "60"}), "/liveness_window_seconds"),
         (json!([{"op": "replace", "path": "/name", "value": "x"}]), ""),
         (json!(null), ""),
         (json!("name"), ""),

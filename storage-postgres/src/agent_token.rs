@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
 use crate::contact::Used;
 use crate::error::Failure;
-use crate::host::lifecycle_of;
+use crate::host::{lifecycle_of, window_of};
 use crate::transaction::Db;
 
 /// The columns of an [`AgentTokenRow`], of `agent_tokens AS a`.
@@ -23,7 +23,7 @@ macro_rules! agent_token_columns {
 const AUTHENTICATE: &str = concat!(
     "SELECT ",
     agent_token_columns!(),
-    ", h.tenant_id, h.archived_at, h.generation
+    ", h.tenant_id, h.archived_at, h.generation, h.liveness_window
      FROM {schema}.agent_tokens AS a JOIN {schema}.hosts AS h ON h.id = a.host_id
      WHERE a.hash = $1"
 );
@@ -219,6 +219,7 @@ pub(crate) async fn authenticate(db: &mut Db, hash: &TokenHash) -> Result<Option
             tenant_id: parse(row.try_get("tenant_id")?)?,
             lifecycle: lifecycle_of(row.try_get("archived_at")?),
             generation: generation.0,
+            liveness_window: window_of(&row)?,
         }))));
     }
     let row = db.query(TOMBSTONE).bind(Hash(*hash)).fetch_optional(db.connection()).await?;

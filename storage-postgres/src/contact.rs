@@ -99,7 +99,7 @@ impl Visits {
     fn silence(&mut self, silence: &Silence) {
         let Some(visit) = self.hosts.get_mut(&silence.host_id.into()) else { return };
         let before = visit.presence.presence();
-        let after = before.silence(silence.at, silence.window);
+        let after = silence.rule.judge(before, visit.head.liveness_window);
         visit.presence.set_presence(after);
         if !visit.is_archived() {
             self.events.extend(went_silent(silence, &visit.head.tenant_id, visit.head.kind, before, after));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use enlist_core::HostId;
 use enlist_core::TenantId;
 use enlist_core::host::{Host, HostKind, Lifecycle, Status};
+use enlist_core::liveness::LivenessWindow;
 use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -18,7 +19,7 @@ use crate::transaction::Db;
 macro_rules! host_columns {
     () => {
         "h.id, h.revision, h.tenant_id, h.kind, h.name, h.external_id, h.provider, h.availability_zone, h.address,
-         h.labels::text AS labels, h.cordoned, h.archived_at, h.generation, h.enrolled_at, h.created_at, h.updated_at,
+         h.labels::text AS labels, h.liveness_window, h.cordoned, h.archived_at, h.generation, h.enrolled_at, h.created_at, h.updated_at,
          h.made_with, ARRAY(SELECT t.tag FROM {schema}.host_tags AS t WHERE t.host_id = h.id) AS tags"
     };
 }
@@ -50,21 +51,21 @@ const INSERT: &str = "
     WITH made AS (
         INSERT INTO {schema}.hosts (id, revision, tenant_id, kind, name, external_id, provider, availability_zone, address,
                                     labels, cordoned, archived_at, generation, enrolled_at, created_at, updated_at,
-                                    made_with)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16, $17
+                                    made_with, liveness_window)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16, $17, $18
         WHERE NOT EXISTS (SELECT FROM {schema}.deleted_hosts WHERE host_id = $1)
         RETURNING id
     )
-    INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version, archived)
-    SELECT id, $18, $19::text::json, 0, $12 IS NOT NULL FROM made";
+    INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version, archived, liveness_window)
+    SELECT id, $19, $20::text::json, 0, $12 IS NOT NULL, $18 FROM made";
 
 /// The guard stands in the statement too, so that two writes of one aggregate in one commit cannot both pass.
 const UPDATE: &str = "
     UPDATE {schema}.hosts SET
         revision = $2, tenant_id = $3, kind = $4, name = $5, external_id = $6, provider = $7, availability_zone = $8,
         address = $9, labels = $10::text::json, cordoned = $11, archived_at = $12, generation = $13, enrolled_at = $14,
-        created_at = $15, updated_at = $16, made_with = $17
-    WHERE id = $1 AND revision = $18";
+        created_at = $15, updated_at = $16, made_with = $17, liveness_window = $18
+    WHERE id = $1 AND revision = $19";
 
 /// Only what changed: most writes of a host change no tag.
 const PUT_TAGS: &str = "
@@ -96,6 +97,7 @@ fn decode(row: &PgRow) -> Result<(Revision, Host), Failure> {
         address: parse_optional(row.try_get("address")?)?,
         tags: tags.iter().map(|tag| parse(tag)).collect::<Result<_, _>>()?,
         labels: from_json(row.try_get("labels")?)?,
+        liveness_window: window_of(row)?,
         cordoned: row.try_get("cordoned")?,
         lifecycle: lifecycle_of(row.try_get("archived_at")?),
         generation: generation.0,
@@ -155,7 +157,8 @@ pub(crate) async fn put(db: &mut Db, host: &Host, expected: Expected) -> Result<
         .bind(host.enrolled_at.map(At))
         .bind(At(host.created_at))
         .bind(At(host.updated_at))
-        .bind(host.made_with.map(Id::from));
+        .bind(host.made_with.map(Id::from))
+        .bind(host.liveness_window.map(|window| Count(window.as_secs().into())));
     let row = match expected {
         Expected::Absent => row.bind(presence::NEW.0).bind(presence::NEW.1),
         Expected::Revision(revision) => row.bind(Count(revision.get())),
@@ -255,9 +258,11 @@ pub(crate) struct HostHead {
     pub(crate) kind: HostKind,
     /// Whether it is in service.
     pub(crate) lifecycle: Lifecycle,
+    /// After how much silence it is unreachable.
+    pub(crate) liveness_window: Option<LivenessWindow>,
 }
 
-const HEADS: &str = "SELECT id, tenant_id, kind, archived_at FROM {schema}.hosts WHERE id = ANY($1)";
+const HEADS: &str = "SELECT id, tenant_id, kind, archived_at, liveness_window FROM {schema}.hosts WHERE id = ANY($1)";
 
 /// Reads these hosts as contact meets them: in a statement of its own after their presence was locked, so that it sees
 /// what the one who held the lock before has committed.
@@ -269,6 +274,7 @@ pub(crate) async fn heads(db: &mut Db, hosts: Vec<Id>) -> Result<BTreeMap<Id, Ho
                 tenant_id: parse(row.try_get("tenant_id")?)?,
                 kind: kind_of(row.try_get("kind")?)?,
                 lifecycle: lifecycle_of(row.try_get("archived_at")?),
+                liveness_window: window_of(row)?,
             };
             Ok((row.try_get("id")?, head))
         })
@@ -278,6 +284,12 @@ pub(crate) async fn heads(db: &mut Db, hosts: Vec<Id>) -> Result<BTreeMap<Id, Ho
 /// Reads [`HostKind::as_str`] back.
 pub(crate) fn kind_of(word: &str) -> Result<HostKind, Failure> {
     [HostKind::Managed, HostKind::Byoc].into_iter().find(|kind| kind.as_str() == word).ok_or(UNKNOWN_WORD)
+}
+
+/// Reads a window of a host's own.
+pub(crate) fn window_of(row: &PgRow) -> Result<Option<LivenessWindow>, Failure> {
+    let seconds: Option<Count> = row.try_get("liveness_window")?;
+    seconds.map(|Count(seconds)| LivenessWindow::from_secs(seconds).map_err(|_| UNKNOWN_WORD)).transpose()
 }
 
 /// Reads the lifecycle from its one fact.

@@ -16,32 +16,75 @@ const MONITOR: &str = "
     FROM {schema}.monitor AS m WHERE m.id = 1 FOR UPDATE";
 const KEEP: &str = "UPDATE {schema}.monitor SET state = $1::text::json WHERE id = 1";
 
-/// The minute of a time, as the index has it.
+/// The minute of a time, as the indexes have it.
 macro_rules! minute {
     ($at:literal) => {
         concat!("floor(date_part('epoch', ", $at, " - timestamptz '2000-01-01 00:00:00+00') / 60)::bigint")
     };
 }
 
+/// Hosts that are online, of one of two sorts: those without a window of their own, by when they were heard last, and those
+/// with one, by when it ends; each sort has an index. `Rule`, restated where rows are chosen: `$1` is from when on those
+/// without a window of their own have to be heard, `$2` the moment, `$3` since when somebody has listened.
+macro_rules! silent {
+    (fleet) => {
+        concat!(
+            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NULL
+              AND p.last_seen_at < $1 AND p.sweep_minute <= ",
+            minute!("$1")
+        )
+    };
+    (own) => {
+        concat!(
+            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NOT NULL
+              AND p.last_seen_at + make_interval(secs => p.liveness_window) < $2
+              AND $3 + make_interval(secs => p.liveness_window) <= $2 AND p.sweep_minute <= ",
+            minute!("$2")
+        )
+    };
+}
+macro_rules! heard {
+    (fleet) => {
+        concat!(
+            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NULL
+              AND p.last_seen_at >= $1 AND p.sweep_minute >= ",
+            minute!("$1")
+        )
+    };
+    (own) => {
+        concat!(
+            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NOT NULL
+              AND p.last_seen_at + make_interval(secs => p.liveness_window) >= $2 AND p.sweep_minute >= ",
+            minute!("$2")
+        )
+    };
+}
+
 const SILENT: &str = concat!(
-    "SELECT count(*) AS hosts FROM {schema}.host_presence AS p JOIN {schema}.hosts AS h ON h.id = p.host_id
-     WHERE p.presence = 'online' AND h.archived_at IS NULL AND p.last_seen_at < $1 AND p.last_seen_minute <= ",
-    minute!("$1")
+    "SELECT (SELECT count(*) FROM",
+    silent!(fleet),
+    " AND NOT p.archived) + (SELECT count(*) FROM",
+    silent!(own),
+    " AND NOT p.archived) AS hosts"
 );
 const HEARD: &str = concat!(
-    "SELECT count(*) AS hosts FROM (
-        SELECT FROM {schema}.host_presence AS p JOIN {schema}.hosts AS h ON h.id = p.host_id
-        WHERE p.presence = 'online' AND h.archived_at IS NULL AND p.last_seen_at >= $1 AND p.last_seen_minute >= ",
-    minute!("$1"),
-    " LIMIT $2) AS enough"
+    "SELECT count(*) AS hosts FROM (SELECT FROM",
+    heard!(fleet),
+    " AND NOT p.archived UNION ALL SELECT FROM",
+    heard!(own),
+    " AND NOT p.archived LIMIT $3) AS enough"
 );
 
-/// Those that have been silent for longest first, to the minute, archived ones among them.
+/// Those whose windows ended first, to the minute, archived ones among them.
 const LONGEST_SILENT: &str = concat!(
-    "SELECT p.host_id FROM {schema}.host_presence AS p
-     WHERE p.presence = 'online' AND p.last_seen_at < $1 AND p.last_seen_minute <= ",
-    minute!("$1"),
-    " ORDER BY p.last_seen_minute LIMIT $2"
+    "(SELECT p.host_id, p.last_seen_at + ($2 - $1) AS ended FROM",
+    silent!(fleet),
+    " ORDER BY p.sweep_minute LIMIT $4)
+     UNION ALL
+     (SELECT p.host_id, p.last_seen_at + make_interval(secs => p.liveness_window) AS ended FROM",
+    silent!(own),
+    " ORDER BY p.sweep_minute LIMIT $4)
+     ORDER BY ended LIMIT $4"
 );
 
 /// `sweep`, inside a transaction. What is found before the hosts are locked is only who to look at.
@@ -50,14 +93,17 @@ pub(crate) async fn sweep(db: &mut Db, sweep: &Sweep) -> Result<Swept, Failure> 
     let row = db.query(MONITOR).fetch_one(db.connection()).await?;
     let monitor: Monitor = from_json(row.try_get("state")?)?;
     let now = sweep.now.min(row.try_get::<At, _>("now")?.0);
-    let silent_before = At(pace.silent_before(now));
+    let rule = monitor.rule(now, pace);
+    let (silent_before, since) = (At(rule.silent_before(None)), At(rule.listening_since));
 
-    let row = db.query(SILENT).bind(silent_before).fetch_one(db.connection()).await?;
+    let find = db.query(SILENT).bind(silent_before).bind(At(now)).bind(since);
+    let row = find.fetch_one(db.connection()).await?;
     let Count(silent) = row.try_get("hosts")?;
     let heard = match monitor.heard_to_count(silent, now, pace) {
         0 => 0,
         enough => {
-            let row = db.query(HEARD).bind(silent_before).bind(Count(enough)).fetch_one(db.connection()).await?;
+            let find = db.query(HEARD).bind(At(rule.heard_from(None))).bind(At(now)).bind(Count(enough));
+            let row = find.fetch_one(db.connection()).await?;
             row.try_get::<Count, _>("hosts")?.0
         }
     };
@@ -66,14 +112,62 @@ pub(crate) async fn sweep(db: &mut Db, sweep: &Sweep) -> Result<Swept, Failure> 
     let (mut events, mut more) = (Vec::new(), false);
     if let Verdict::Sweep { storm } = verdict {
         let limit = sweep.event_ids.len();
-        let find = db.query(LONGEST_SILENT).bind(silent_before).bind(overread(limit));
+        let find = db.query(LONGEST_SILENT).bind(silent_before).bind(At(now)).bind(since).bind(overread(limit));
         let rows = find.fetch_all(db.connection()).await?;
         let hosts = rows.iter().map(|row| Ok(HostId::from(row.try_get::<Id, _>("host_id")?)));
         let hosts = hosts.collect::<Result<Vec<_>, Failure>>()?;
         more = hosts.len() > limit;
-        events = contact::mark_silent(db, &Silence::of_sweep(sweep, now, storm, hosts)).await?;
+        events = contact::mark_silent(db, &Silence::of_sweep(sweep, rule, storm, hosts)).await?;
     }
     let monitor = monitor.note_fallen(now, pace, events.len() as u64);
     db.query(KEEP).bind(to_json(&monitor)?).execute(db.connection()).await?;
     Ok(Swept { monitor, verdict, events, more })
+}
+
+#[cfg(test)]
+mod tests {
+    use enlist_testing::Database;
+    use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, raw_sql};
+
+    use super::*;
+    use crate::PgStore;
+
+    /// Of 20,000 hosts, of which half have windows of their own, as few are looked at as are silent.
+    #[tokio::test]
+    async fn hosts_are_found_by_the_indexes_of_those_online_alone() {
+        let database = Database::empty("storage-postgres").await.unwrap_or_else(|error| panic!("{error}"));
+        let store = PgStore::connect(database.url()).await.expect("the server is there");
+        store.migrate().await.expect("a fresh database can be migrated");
+        let mut connection = PgConnection::connect(database.url()).await.expect("the server is there");
+        let now = "timestamptz '2026-01-01 12:00:00Z'";
+        let setup = format!(
+            "SET search_path = enlist;
+             INSERT INTO host_presence (host_id, presence, last_seen_at, facts, containers_version, archived, liveness_window)
+             SELECT gen_random_uuid(), 'online', {now} - CASE WHEN n % 1000 < 2 THEN 7200 ELSE n % 60 END * interval '1 s',
+                    '{{}}', 0, false, CASE WHEN n % 2 = 0 THEN 600 END
+             FROM generate_series(1, 20000) AS n;
+             ANALYZE host_presence;"
+        );
+        raw_sql(AssertSqlSafe(setup)).execute(&mut connection).await.expect("the rows fit");
+        let (silent_before, since) = (format!("{now} - interval '90 s'"), format!("{now} - interval '1 day'"));
+        for (text, values) in [
+            (SILENT, [silent_before.clone(), now.to_owned(), since.clone(), String::new()]),
+            (HEARD, [silent_before.clone(), now.to_owned(), "100".to_owned(), String::new()]),
+            (LONGEST_SILENT, [silent_before, now.to_owned(), since, "1001".to_owned()]),
+        ] {
+            let text = values.iter().enumerate().fold(text.replace("{schema}", "enlist"), |text, (n, value)| {
+                text.replace(&format!("${}", n + 1), &format!("({value})"))
+            });
+            let plan = raw_sql(AssertSqlSafe(format!("EXPLAIN {text}"))).fetch_all(&mut connection).await;
+            let plan = plan.unwrap_or_else(|error| panic!("{error}: {text}"));
+            let plan: Vec<String> = plan.iter().map(|row| row.try_get(0).expect("a step is text")).collect();
+            let plan = plan.join("\n");
+            for index in ["host_presence_online ", "host_presence_online_own "] {
+                assert!(plan.contains(index), "{plan}");
+            }
+            // Everybody is heard: any few of them are enough, wherever they are found.
+            assert!(text.contains("AS enough") || !plan.contains("Seq Scan"), "{plan}");
+        }
+        store.close().await;
+    }
 }

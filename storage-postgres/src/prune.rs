@@ -41,6 +41,17 @@ const TOMBSTONES: &str = "
     )
     SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM old) AS old";
 
+/// Their hashes stay in the register.
+const INSTALL_TOKENS: &str = "
+    WITH old AS MATERIALIZED (
+        SELECT id FROM {schema}.install_tokens WHERE spent_at < $1 ORDER BY spent_at, id LIMIT $3
+    ), gone AS (
+        DELETE FROM {schema}.install_tokens AS t
+        WHERE t.id IN (SELECT id FROM old LIMIT $2) AND t.spent_at < $1
+        RETURNING t.id
+    )
+    SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM old) AS old";
+
 /// Only of hosts that are there: what deleted ones leave behind goes with them.
 const REMOVED_CONTAINERS: &str = "
     SELECT c.host_id, c.container_id
@@ -117,6 +128,10 @@ pub(crate) async fn prune(shared: Arc<Shared>, prune: Prune) -> Result<Pruned, F
         step(&shared, prune, |db, prune| Box::pin(counted(db, EVENTS, At(prune.events_before), prune.limit))).await?,
         step(&shared, prune, |db, prune| Box::pin(counted(db, TOMBSTONES, At(prune.tombstones_before), prune.limit)))
             .await?,
+        step(&shared, prune, |db, prune| {
+            Box::pin(counted(db, INSTALL_TOKENS, At(prune.install_tokens_before), prune.limit))
+        })
+        .await?,
         step(&shared, prune, |db, prune| Box::pin(deleted_hosts(db, prune.limit))).await?,
     ];
     let rows = steps.iter().map(|(rows, _)| rows).sum();

@@ -19,6 +19,7 @@ fn prune_nothing() -> Prune {
         events_before: Timestamp::MIN,
         containers_removed_before: Timestamp::MIN,
         tombstones_before: Timestamp::MIN,
+        install_tokens_before: Timestamp::MIN,
         limit: 100,
     }
 }

@@ -266,6 +266,7 @@ async fn a_host_that_is_deleted_by_hand_leaves_nothing_to_be_read() {
         events_before: Timestamp::MIN,
         containers_removed_before: Timestamp::MIN,
         tombstones_before: Timestamp::MIN,
+        install_tokens_before: Timestamp::MIN,
         limit: 100,
     };
     store.prune(&prune).await.unwrap();
@@ -350,7 +351,36 @@ async fn a_contact_writes_to_the_index_of_those_online_once_a_minute() {
         let hot = hand.value("SELECT pg_stat_get_xact_tuples_hot_updated('host_presence'::regclass)::text").await;
         assert_eq!(hot, expected, "at {seconds} s");
     }
-    hand.run("COMMIT").await;
+    hand.run("ROLLBACK").await;
+    // Of one with a window of its own, which ends at another second: once a minute as well.
+    hand.run("UPDATE hosts SET liveness_window = 25").await;
+    // Another session, that has counted nothing yet.
+    let mut hand = server.by_hand().await;
+    hand.run("BEGIN").await;
+    for (seconds, expected) in [(30, "1"), (34, "2"), (35, "2"), (94, "3")] {
+        hand.run(&format!(
+            "UPDATE host_presence SET last_seen_at = timestamptz '2026-01-01Z' + {seconds} * interval '1 s'"
+        ))
+        .await;
+        let hot = hand.value("SELECT pg_stat_get_xact_tuples_hot_updated('host_presence'::regclass)::text").await;
+        assert_eq!(hot, expected, "at {seconds} s");
+    }
+    hand.run("ROLLBACK").await;
+}
+
+/// Whoever sets it, so that an older replica and a hand at the prompt do it too.
+#[tokio::test]
+async fn a_hosts_window_is_restated_where_it_is_looked_for_and_within_bounds() {
+    let (_server, mut hand, _) = enrolled().await;
+    for (window, restated) in [("7", "7"), ("86400", "86400"), ("NULL", "none")] {
+        hand.run(&format!("UPDATE hosts SET liveness_window = {window}")).await;
+        let value = hand.value("SELECT coalesce(liveness_window::text, 'none') FROM host_presence").await;
+        assert_eq!(value, restated);
+    }
+    for window in [2, 86_401] {
+        let refusal = hand.refusal(&format!("UPDATE hosts SET liveness_window = {window}")).await;
+        assert_eq!(refusal, "hosts_liveness_window_check");
+    }
 }
 
 /// An index more on a snapshot table costs every report, for ever; and to be distributed by host, contact tables have
@@ -373,7 +403,8 @@ async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them(
         "containers! (host_id, container_id)",
         "containers! (host_id, container_key)",
         "host_metric_snapshots! (host_id, recorded_at)",
-        "host_presence (last_seen_minute) WHERE (presence = 'online'::text)",
+        "host_presence (sweep_minute) WHERE ((presence = 'online'::text) AND (liveness_window IS NOT NULL))",
+        "host_presence (sweep_minute) WHERE ((presence = 'online'::text) AND (liveness_window IS NULL))",
         "host_presence! (host_id)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);

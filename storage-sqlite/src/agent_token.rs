@@ -9,7 +9,7 @@ use enlist_core::{AgentTokenId, HostId, Timestamp, TokenHash};
 
 use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
 use crate::error::Failure;
-use crate::host::lifecycle_of;
+use crate::host::{lifecycle_of, window_of};
 use crate::schema::{agent_tokens, hosts, tombstones};
 
 /// A row of `agent_tokens`, but for its last use: that is contact's, and a commit does not touch it.
@@ -118,10 +118,16 @@ pub(crate) fn authenticate(connection: &mut SqliteConnection, hash: &TokenHash) 
     let row = agent_tokens::table
         .inner_join(hosts::table)
         .filter(agent_tokens::hash.eq(Hash(*hash)))
-        .select((AgentTokenRow::as_select(), hosts::tenant_id, hosts::archived_at, hosts::generation))
-        .get_result::<(AgentTokenRow, String, Option<At>, Count)>(connection)
+        .select((
+            AgentTokenRow::as_select(),
+            hosts::tenant_id,
+            hosts::archived_at,
+            hosts::generation,
+            hosts::liveness_window,
+        ))
+        .get_result::<(AgentTokenRow, String, Option<At>, Count, Option<i64>)>(connection)
         .optional()?;
-    let Some((token, tenant_id, archived_at, generation)) = row else {
+    let Some((token, tenant_id, archived_at, generation, window)) = row else {
         return Ok(tombstone(connection, hash)?.map(Known::Tombstone));
     };
     Ok(Some(Known::Credential(Box::new(Credential {
@@ -129,6 +135,7 @@ pub(crate) fn authenticate(connection: &mut SqliteConnection, hash: &TokenHash) 
         tenant_id: parse(&tenant_id)?,
         lifecycle: lifecycle_of(archived_at),
         generation: generation.0,
+        liveness_window: window_of(window)?,
     }))))
 }
 

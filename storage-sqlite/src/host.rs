@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use enlist_core::host::{Host, HostKind, Lifecycle, Status, Tag};
+use enlist_core::liveness::LivenessWindow;
 use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
 use enlist_core::{HostId, Timestamp};
 
@@ -28,6 +29,7 @@ pub(crate) struct HostRow {
     availability_zone: Option<String>,
     address: Option<String>,
     labels: String,
+    liveness_window: Option<i64>,
     cordoned: bool,
     archived_at: Option<At>,
     generation: Count,
@@ -50,6 +52,7 @@ impl HostRow {
             availability_zone: host.availability_zone.as_ref().map(|text| text.as_str().to_owned()),
             address: host.address.as_ref().map(|text| text.as_str().to_owned()),
             labels: to_json(&host.labels)?,
+            liveness_window: host.liveness_window.map(|window| window.as_secs().into()),
             cordoned: host.cordoned,
             archived_at: host.lifecycle.archived_at().map(At),
             generation: Count(host.generation),
@@ -72,6 +75,7 @@ impl HostRow {
             address: parse_optional(self.address.as_deref())?,
             tags,
             labels: from_json(&self.labels)?,
+            liveness_window: window_of(self.liveness_window)?,
             cordoned: self.cordoned,
             lifecycle: lifecycle_of(self.archived_at),
             generation: self.generation.0,
@@ -107,7 +111,7 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
         Expected::Absent => {
             let made = diesel::insert_into(hosts::table).values(&row).execute(connection);
             made.map_err(|error| first_clash(connection, host, error.into()))?;
-            diesel::insert_into(host_presence::table).values(&PresenceRow::new(host.id)).execute(connection)?;
+            diesel::insert_into(host_presence::table).values(&PresenceRow::new(host)).execute(connection)?;
         }
         Expected::Revision(revision) => {
             let guarded = hosts::table.find(row.id).filter(hosts::revision.eq(Count(revision.get())));
@@ -264,6 +268,12 @@ pub(crate) fn kind_of(word: &str) -> Result<HostKind, Failure> {
 /// Reads the lifecycle from its one fact.
 pub(crate) fn lifecycle_of(archived_at: Option<At>) -> Lifecycle {
     archived_at.map_or(Lifecycle::Live, |at| Lifecycle::Archived { at: at.0 })
+}
+
+/// Reads a window of a host's own.
+pub(crate) fn window_of(seconds: Option<i64>) -> Result<Option<LivenessWindow>, Failure> {
+    let window = |seconds| u64::try_from(seconds).ok().and_then(|seconds| LivenessWindow::from_secs(seconds).ok());
+    seconds.map(|seconds| window(seconds).ok_or(UNKNOWN_WORD)).transpose()
 }
 
 /// A host, its facts and its presence.

@@ -1,15 +1,15 @@
 //! Sweeps: hosts that have fallen silent, and the monitor that says whether it counts.
 
+use enlist_core::HostId;
 use enlist_core::event::NewEvent;
-use enlist_core::liveness::{Monitor, Seen, Verdict};
+use enlist_core::liveness::{Monitor, Rule, Seen, Verdict};
 use enlist_core::store::{Silence, Sweep, Swept, went_silent};
-use enlist_core::{HostId, Timestamp};
 use rusqlite::{Transaction, params};
 
 use crate::column::{At, Count, Id, from_json, overread, parse, required, text, to_json};
 use crate::error::Failure;
 use crate::event;
-use crate::host::{kind_of, lifecycle_of};
+use crate::host::{kind_of, lifecycle_of, window_of};
 use crate::presence::{PresenceState, presence_columns};
 use crate::store::Ingest;
 use crate::transaction::immediate_report;
@@ -17,25 +17,79 @@ use crate::transaction::immediate_report;
 const MONITOR: &str = "SELECT state FROM monitor WHERE id = 1";
 const KEEP: &str = "UPDATE monitor SET state = ? WHERE id = 1";
 
-/// CROSS JOIN, here and below: SQLite takes it as an order to go from the index of those online to their hosts.
-const SILENT: &str = "
-    SELECT count(*) FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id
-    WHERE p.presence = 'online' AND p.last_seen_at < ? AND h.archived_at IS NULL";
-const HEARD: &str = "
-    SELECT count(*) FROM (
-        SELECT 1 FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id
-        WHERE p.presence = 'online' AND p.last_seen_at >= ? AND h.archived_at IS NULL
-        LIMIT ?
-    )";
+/// Hosts that are online, of one of two sorts: those without a window of their own, by when they were heard last, and those
+/// with one, by when it ends. Each sort has an index. CROSS JOIN: SQLite takes it as an order to go from there to their hosts.
+macro_rules! online {
+    ($columns:expr, $which:literal, $rest:expr) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id WHERE p.presence = 'online' AND ",
+            $which,
+            $rest
+        )
+    };
+}
 
-/// The longest silent first, archived ones among them.
+/// `Rule`, restated where rows are chosen. `?1` is from when on those without a window of their own have to be heard, `?2` the
+/// moment, `?3` since when somebody has listened.
+macro_rules! silent {
+    (fleet $columns:expr, $rest:expr) => {
+        online!($columns, "p.liveness_window IS NULL AND p.last_seen_at < ?1", $rest)
+    };
+    (own $columns:expr, $rest:expr) => {
+        online!(
+            $columns,
+            "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 < ?2
+             AND ?3 + p.liveness_window * 1000000 <= ?2",
+            $rest
+        )
+    };
+}
+macro_rules! heard {
+    (fleet $columns:expr, $rest:expr) => {
+        online!($columns, "p.liveness_window IS NULL AND p.last_seen_at >= ?1", $rest)
+    };
+    (own $columns:expr, $rest:expr) => {
+        online!($columns, "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 >= ?2", $rest)
+    };
+}
+
+const SILENT: &str = concat!(
+    "SELECT (",
+    silent!(fleet "count(*)", " AND h.archived_at IS NULL"),
+    ") + (",
+    silent!(own "count(*)", " AND h.archived_at IS NULL"),
+    ")"
+);
+const HEARD: &str = concat!(
+    "SELECT count(*) FROM (",
+    heard!(fleet "1", " AND h.archived_at IS NULL"),
+    " UNION ALL ",
+    heard!(own "1", " AND h.archived_at IS NULL"),
+    " LIMIT ?3)"
+);
+
+/// What a verdict needs of a host, and when its window ended.
+macro_rules! judged {
+    ($ended:literal) => {
+        concat!(
+            "h.id, h.tenant_id, h.kind, h.archived_at, p.liveness_window, ",
+            presence_columns!(),
+            ", ",
+            $ended,
+            " AS ended"
+        )
+    };
+}
+/// Those whose windows ended first, archived ones among them.
 const LONGEST_SILENT: &str = concat!(
-    "SELECT h.id, h.tenant_id, h.kind, h.archived_at, ",
-    presence_columns!(),
-    " FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id
-    WHERE p.presence = 'online' AND p.last_seen_at < ?
-    ORDER BY p.last_seen_at
-    LIMIT ?"
+    "SELECT * FROM (SELECT * FROM (",
+    silent!(fleet judged!("p.last_seen_at + (?2 - ?1)"), " ORDER BY p.last_seen_at LIMIT ?4"),
+    ") UNION ALL SELECT * FROM (",
+    silent!(own judged!("p.last_seen_at + p.liveness_window * 1000000"),
+        " ORDER BY p.last_seen_at + p.liveness_window * 1000000 LIMIT ?4"),
+    ")) ORDER BY ended LIMIT ?4"
 );
 
 /// `sweep`. The transaction has the write lock from its beginning: a contact made before that wins, and one sweep at a time
@@ -45,20 +99,23 @@ pub(crate) fn sweep(ingest: &mut Ingest<'_>, sweep: &Sweep) -> Result<Swept, Fai
     immediate_report(ingest.connection, |transaction| {
         let state: String = transaction.prepare_cached(MONITOR)?.query_row([], |row| row.get(0))?;
         let monitor: Monitor = from_json(&state)?;
-        let silent_before = At(pace.silent_before(now));
-        let Count(silent) = transaction.prepare_cached(SILENT)?.query_row([silent_before], |row| row.get(0))?;
+        let rule = monitor.rule(now, pace);
+        let silent_before = At(rule.silent_before(None));
+        let silent = params![silent_before, At(now), At(rule.listening_since)];
+        let Count(silent) = transaction.prepare_cached(SILENT)?.query_row(silent, |row| row.get(0))?;
         let heard = match monitor.heard_to_count(silent, now, pace) {
             0 => 0,
             enough => {
                 let mut statement = transaction.prepare_cached(HEARD)?;
-                let Count(heard) = statement.query_row(params![silent_before, Count(enough)], |row| row.get(0))?;
+                let heard = params![At(rule.heard_from(None)), At(now), Count(enough)];
+                let Count(heard) = statement.query_row(heard, |row| row.get(0))?;
                 heard
             }
         };
         let (monitor, verdict) = monitor.tick(now, pace, Seen { silent, heard });
         let (events, more) = match verdict {
-            Verdict::Sweep { storm } => judge(&transaction, sweep, now, storm)?,
-            Verdict::Suspended { .. } | Verdict::Holding { .. } => (Vec::new(), false),
+            Verdict::Sweep { storm } => judge(&transaction, sweep, rule, storm)?,
+            Verdict::Suspended { .. } | Verdict::Holding { .. } | Verdict::Behind => (Vec::new(), false),
         };
         let monitor = monitor.note_fallen(now, pace, events.len() as u64);
         transaction.prepare_cached(KEEP)?.execute([to_json(&monitor)?])?;
@@ -72,32 +129,69 @@ pub(crate) fn sweep(ingest: &mut Ingest<'_>, sweep: &Sweep) -> Result<Swept, Fai
 fn judge(
     transaction: &Transaction<'_>,
     sweep: &Sweep,
-    now: Timestamp,
+    rule: Rule,
     storm: bool,
 ) -> Result<(Vec<NewEvent>, bool), Failure> {
     let limit = sweep.event_ids.len();
     let found = {
         let mut statement = transaction.prepare_cached(LONGEST_SILENT)?;
-        let mut rows = statement.query(params![At(sweep.pace.silent_before(now)), overread(limit)])?;
+        let silent_before = At(rule.silent_before(None));
+        let mut rows =
+            statement.query(params![silent_before, At(rule.now), At(rule.listening_since), overread(limit)])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             let host_id = HostId::from(row.get::<_, Id>(0)?);
             let tenant_id = parse(required(text(row, 1)?)?)?;
             let (kind, lifecycle) = (kind_of(required(text(row, 2)?)?)?, lifecycle_of(row.get(3)?));
-            found.push((tenant_id, kind, lifecycle, PresenceState::read(host_id, row, 4)?));
+            found.push((tenant_id, kind, lifecycle, window_of(row.get(4)?)?, PresenceState::read(host_id, row, 5)?));
         }
         found
     };
     let more = found.len() > limit;
-    let silences = Silence::of_sweep(sweep, now, storm, found.iter().map(|(.., presence)| presence.host_id));
+    let silences = Silence::of_sweep(sweep, rule, storm, found.iter().map(|(.., presence)| presence.host_id));
     let mut events = Vec::new();
-    for (silence, (tenant_id, kind, lifecycle, mut presence)) in silences.iter().zip(found) {
+    for (silence, (tenant_id, kind, lifecycle, own, mut presence)) in silences.iter().zip(found) {
         let before = presence.presence;
-        presence.presence = before.silence(silence.at, silence.window);
+        presence.presence = silence.rule.judge(before, own);
         presence.write(transaction)?;
         if lifecycle.archived_at().is_none() {
             events.extend(went_silent(silence, &tenant_id, kind, before, presence.presence));
         }
     }
     Ok((events, more))
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::{Connection, SqliteConnection};
+
+    use super::*;
+
+    /// Whatever part of the fleet is silent, and whatever part has windows of its own.
+    #[test]
+    fn hosts_are_found_by_the_indexes_of_those_online_alone() {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let path = directory.path().join("enlist.db");
+        let mut migrated = SqliteConnection::establish(path.to_str().expect("the path is text")).expect("it opens");
+        crate::migrate::migrate(&mut migrated).expect("a fresh file can be migrated");
+        let connection = rusqlite::Connection::open(path).expect("it opens");
+        for text in [SILENT, HEARD, LONGEST_SILENT] {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).expect("it is a statement");
+            let unknown = vec![rusqlite::types::Null; statement.parameter_count()];
+            let unknown = rusqlite::params_from_iter(unknown);
+            let steps = statement.query_map(unknown, |row| row.get::<_, String>("detail")).expect("it has a plan");
+            let steps: Vec<_> = steps.map(|step| step.expect("a step is text")).collect();
+            let ranges = ["host_presence_online (last_seen_at", "host_presence_online_own (<expr>"];
+            for range in ranges {
+                assert!(
+                    steps.iter().any(|step| step.starts_with("SEARCH p USING") && step.contains(range)),
+                    "{steps:#?}"
+                );
+            }
+            assert!(!steps.iter().any(|step| step == "SCAN p" || step.starts_with("SCAN h")), "{steps:#?}");
+            // The longest silent come in the order of an index, so that a limit ends the search; what is sorted is those few.
+            let sorted = steps.windows(2).filter(|pair| pair[1].contains("TEMP B-TREE"));
+            assert!(sorted.into_iter().all(|pair| pair[0].starts_with("SCAN (subquery")), "{steps:#?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use enlist_core::HostId;
-use enlist_core::host::{Presence, Status};
+use enlist_core::host::{Host, Presence, Status};
 use enlist_core::store::HostPresence;
 use enlist_core::telemetry::HostFacts;
 use rusqlite::{Row, Transaction, params};
@@ -35,13 +35,14 @@ pub(crate) struct PresenceRow {
     /// When the newest complete report arrived.
     pub(crate) last_complete_at: Option<At>,
     containers_version: Count,
+    liveness_window: Option<i64>,
 }
 
 impl PresenceRow {
     /// Of a host that was just made: Pending.
-    pub(crate) fn new(host_id: HostId) -> Self {
+    pub(crate) fn new(host: &Host) -> Self {
         Self {
-            host_id: host_id.into(),
+            host_id: host.id.into(),
             presence: Status::Pending.as_str().to_owned(),
             last_seen_at: None,
             unreachable_since: None,
@@ -49,6 +50,7 @@ impl PresenceRow {
             newest_report_id: None,
             last_complete_at: None,
             containers_version: Count(0),
+            liveness_window: host.liveness_window.map(|window| window.as_secs().into()),
         }
     }
 

@@ -11,7 +11,8 @@ use enlist_core::store::{Page, Prune, Pruned};
 use crate::column::{At, Id, overread};
 use crate::error::Failure;
 use crate::schema::{
-    container_metric_snapshots, containers, deleted_hosts, events, host_metric_snapshots, host_presence, tombstones,
+    container_metric_snapshots, containers, deleted_hosts, events, host_metric_snapshots, host_presence,
+    install_tokens, tombstones,
 };
 use crate::transaction::immediate;
 
@@ -42,6 +43,7 @@ pub(crate) fn prune(connection: &mut SqliteConnection, prune: &Prune) -> Result<
             unused_keys(connection, prune)?,
             old_events(connection, prune)?,
             old_tombstones(connection, prune)?,
+            spent_install_tokens(connection, prune)?,
         ];
         forget_hosts(connection)?;
         let rows: usize = steps.iter().map(|step| step.rows).sum();
@@ -189,6 +191,19 @@ fn old_tombstones(connection: &mut SqliteConnection, prune: &Prune) -> Result<St
         diesel::delete(tombstones::table.filter(tombstones::hash.eq_any(hashes))).execute(connection)?;
     }
     Ok(Step { rows: hashes.items.len(), more: hashes.more })
+}
+
+/// Their hashes stay in the register.
+fn spent_install_tokens(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
+    let ids = install_tokens::table
+        .filter(install_tokens::spent_at.lt(At(prune.install_tokens_before)))
+        .select(install_tokens::id)
+        .limit(overread(prune.limit));
+    let ids = Page::of_overread(ids.load::<Id>(connection)?, prune.limit);
+    for ids in ids.items.chunks(CHUNK) {
+        diesel::delete(install_tokens::table.filter(install_tokens::id.eq_any(ids))).execute(connection)?;
+    }
+    Ok(Step { rows: ids.items.len(), more: ids.more })
 }
 
 fn forget_hosts(connection: &mut SqliteConnection) -> Result<(), Failure> {

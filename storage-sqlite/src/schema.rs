@@ -25,6 +25,7 @@ table! {
         availability_zone -> Nullable<Text>,
         address -> Nullable<Text>,
         labels -> Text,
+        liveness_window -> Nullable<BigInt>,
         cordoned -> Bool,
         archived_at -> Nullable<BigInt>,
         generation -> BigInt,
@@ -59,6 +60,7 @@ table! {
         created_by -> Text,
         created_at -> BigInt,
         expires_at -> BigInt,
+        spent_at -> Nullable<BigInt>,
     }
 }
 
@@ -110,6 +112,7 @@ table! {
         newest_report_id -> Nullable<BigInt>,
         last_complete_at -> Nullable<BigInt>,
         containers_version -> BigInt,
+        liveness_window -> Nullable<BigInt>,
     }
 }
 

@@ -222,6 +222,20 @@ async fn presence_comes_with_exactly_its_facts() {
     }
 }
 
+/// Whoever sets it, so that a process of the version before and a hand at the prompt do it too.
+#[tokio::test]
+async fn a_hosts_window_is_restated_where_it_is_looked_for_and_within_bounds() {
+    let (_file, mut hand, _) = enrolled().await;
+    for window in [Some("7"), Some("86400"), None] {
+        hand.run(&format!("UPDATE hosts SET liveness_window = {}", window.unwrap_or("NULL")));
+        let restated = hand.column("SELECT liveness_window AS value FROM host_presence");
+        assert_eq!(restated, [window.map(str::to_owned)]);
+    }
+    for window in [2, 86_401] {
+        assert!(hand.refusal(&format!("UPDATE hosts SET liveness_window = {window}")).contains("CHECK"), "{window}");
+    }
+}
+
 #[tokio::test]
 async fn every_table_is_strict() {
     let (_file, mut hand, _) = enrolled().await;
@@ -237,7 +251,7 @@ async fn every_table_is_strict() {
 async fn contact_tables_have_the_documented_indexes_and_no_others() {
     let (_file, mut hand, _) = enrolled().await;
     let indexes = hand.column(
-        "SELECT m.name || '(' || (SELECT group_concat(i.name, ',') FROM pragma_index_info(l.name) i) || ')' AS value
+        "SELECT m.name || '(' || (SELECT group_concat(coalesce(i.name, 'an expression'), ',') FROM pragma_index_info(l.name) i) || ')' AS value
          FROM sqlite_master m, pragma_index_list(m.name) l
          WHERE m.type = 'table'
            AND m.name IN ('host_presence', 'containers', 'host_metric_snapshots', 'container_metric_snapshots')
@@ -250,6 +264,7 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "containers(named_until)",
         "containers(removed_at)",
         "host_metric_snapshots(host_id,recorded_at)",
+        "host_presence(an expression)",
         "host_presence(host_id)",
         "host_presence(last_seen_at)",
     ];

@@ -117,6 +117,7 @@ async fn prune(store: &dyn Store, before: i64) -> Result<(), Error> {
         events_before: Timestamp::MIN,
         containers_removed_before: Timestamp::MIN,
         tombstones_before: Timestamp::MIN,
+        install_tokens_before: Timestamp::MIN,
         limit: STEP,
     };
     while store.prune(&prune).await?.more {}

@@ -64,6 +64,7 @@ fn host_with_token(number: u32, at: Timestamp, plain: &PlainToken) -> Result<(Ho
         address: None,
         tags: Default::default(),
         labels: Default::default(),
+        liveness_window: None,
         cordoned: false,
         lifecycle: Lifecycle::Live,
         generation: 0,

@@ -46,6 +46,7 @@ pub mod silence;
 pub mod subscription;
 pub mod telemetry;
 pub mod token;
+pub mod window;
 
 use std::future::Future;
 
@@ -269,6 +270,14 @@ properties! {
         a_storm_is_told_by_unarchived_hosts_that_were_online,
         a_storm_gathers_over_a_window,
     }
+    window {
+        a_host_falls_silent_by_its_own_window,
+        contacts_count_within_a_hosts_own_window,
+        another_window_counts_from_its_commit_on,
+        an_absence_does_not_count_towards_any_window,
+        a_storm_is_told_by_each_hosts_own_window,
+        windows_that_ended_first_are_judged_first,
+    }
     subscription {
         a_revocation_is_told,
         every_way_to_be_cut_off_is_told,
@@ -286,6 +295,10 @@ properties! {
         old_tombstones_go_and_younger_ones_stay,
         a_step_is_bounded_and_says_what_is_left,
         a_step_is_bounded_for_containers_and_tombstones,
+        spent_install_tokens_go_and_younger_ones_stay,
+        a_consumed_install_token_stays_while_what_it_bought_may_act,
+        the_hash_of_a_pruned_install_token_stays_seen,
+        a_step_is_bounded_for_install_tokens,
         a_report_of_any_day_finds_room,
     }
     race {

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::Fixture;
 use super::sample::{self, at};
+use crate::agent_token::{AgentToken, AgentTokenState, RevokeReason};
 use crate::clock::Timestamp;
 use crate::event::{EventBody, NewEvent};
 use crate::host::{Host, Presence};
+use crate::install_token::{Binding, Claim, InstallToken, InstallTokenState};
 use crate::policy::Scope;
 use crate::store::{
-    AppendOutcome, Commit, ContainerQuery, EventQuery, HostLookup, Known, Prune, Revision, Store, TelemetryQuery, Write,
+    AppendOutcome, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostWrite, InstallTokenOwner,
+    InstallTokenQuery, Key, Known, Prune, Revision, Store, StoreErrorKind, TelemetryQuery, Write,
 };
 use crate::telemetry::{HostFacts, HostReport, HostSnapshot, Report};
 
@@ -23,6 +26,7 @@ pub(super) fn nothing() -> Prune {
         events_before: Timestamp::MIN,
         containers_removed_before: Timestamp::MIN,
         tombstones_before: Timestamp::MIN,
+        install_tokens_before: Timestamp::MIN,
         limit: 1_000,
     }
 }
@@ -286,6 +290,171 @@ pub async fn a_step_is_bounded_for_containers_and_tombstones(fixture: &impl Fixt
             let left = (containers.saturating_sub(gone), tombstones.saturating_sub(gone));
             assert_eq!((rows.len(), known, pruned.more), (left.0, left.1, more));
         }
+    }
+}
+
+/// An install token of this host, or of its tenant.
+fn install_token(host: &Host, binding: Binding, state: InstallTokenState, expires_at: Timestamp) -> InstallToken {
+    InstallToken { binding, state, expires_at, ..sample::install_token(host) }
+}
+
+/// Keeps an install token: with its host, which has just been made, or by itself.
+async fn keep(store: &impl Store, host: &Host, token: &InstallToken) {
+    let write = match token.binding {
+        Binding::Host(_) => {
+            let write = sample::write(Revision::FIRST, host);
+            Write::from(HostWrite { install_tokens: vec![token.clone()], ..write })
+        }
+        Binding::Tenant => Write::TenantInstallToken { expected: Expected::Absent, token: token.clone() },
+    };
+    store.commit(Commit::of(write, Vec::new())).await.unwrap();
+}
+
+async fn is_kept(store: &impl Store, token: &InstallToken) -> bool {
+    let owner = match token.binding {
+        Binding::Host(host_id) => InstallTokenOwner::Host(host_id),
+        Binding::Tenant => InstallTokenOwner::Tenant(token.tenant_id.clone()),
+    };
+    let query = InstallTokenQuery { owner, after: None, limit: 500 };
+    let is_listed = store.list_install_tokens(&query).await.unwrap().items.contains(token);
+    for key in [Key::InstallTokenId(token.id), Key::InstallToken(token.hash)] {
+        assert_eq!(store.load(&key).await.unwrap().is_some(), is_listed);
+    }
+    is_listed
+}
+
+/// Expired or revoked; of those that were exchanged, see below.
+pub async fn spent_install_tokens_go_and_younger_ones_stay(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let revoked = |seconds| InstallTokenState::Revoked { at: at(seconds) };
+    let mut tokens = Vec::new();
+    for (state, expires_at, goes) in [
+        (revoked(4), at(99), true),
+        (revoked(5), at(1), false),
+        (InstallTokenState::Issued, at(4), true),
+        (InstallTokenState::Issued, at(5), false),
+    ] {
+        let host = new_host(&store).await;
+        for binding in [Binding::Host(host.id), Binding::Tenant] {
+            let token = install_token(&host, binding, state, expires_at);
+            keep(&store, &host, &token).await;
+            tokens.push((token, goes));
+        }
+    }
+    prune(&store, nothing()).await;
+    for (token, _) in &tokens {
+        assert!(is_kept(&store, token).await, "{token:?}");
+    }
+    prune(&store, Prune { install_tokens_before: at(5), ..nothing() }).await;
+    for (token, goes) in &tokens {
+        assert_eq!(is_kept(&store, token).await, !goes, "{token:?}");
+    }
+}
+
+/// The same claim is answered the same until then.
+pub async fn a_consumed_install_token_stays_while_what_it_bought_may_act(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let asked = Prune { install_tokens_before: at(5), ..nothing() };
+    for (of_host, seconds) in [(true, 4), (true, 5), (false, 4), (false, 5)] {
+        let host = sample::host(&sample::hash().to_hex());
+        let bought = sample::agent_token(&host);
+        let claim = Claim::Client(bought.hash);
+        let binding = if of_host { Binding::Host(host.id) } else { Binding::Tenant };
+        let state = InstallTokenState::Consumed { claim, at: at(seconds), agent_token: bought.id };
+        let token = install_token(&host, binding, state, at(1));
+        let mut write =
+            HostWrite { agent_tokens: vec![bought.clone()], ..HostWrite::new(Expected::Absent, host.clone()) };
+        let mut writes = Vec::new();
+        if of_host {
+            write.install_tokens = vec![token.clone()];
+        } else {
+            writes.push(Write::TenantInstallToken { expected: Expected::Absent, token: token.clone() });
+        }
+        writes.push(Write::from(write));
+        store.commit(Commit { writes, events: Vec::new() }).await.unwrap();
+        let set = async |revision: Revision, state| {
+            let bought = AgentToken { state, ..bought.clone() };
+            sample::commit(&store, HostWrite { agent_tokens: vec![bought], ..sample::write(revision, &host) }).await;
+        };
+        prune(&store, asked).await;
+        assert!(is_kept(&store, &token).await, "it is pending");
+        set(Revision::FIRST, AgentTokenState::Active { since: at(2) }).await;
+        prune(&store, asked).await;
+        assert!(is_kept(&store, &token).await, "it is active");
+        set(Revision::new(2), AgentTokenState::Revoked { at: at(3), reason: RevokeReason::Administrator }).await;
+        prune(&store, asked).await;
+        assert_eq!(is_kept(&store, &token).await, seconds == 5);
+    }
+    // With its host, what a tenant's token bought is gone too.
+    let host = sample::host("deleted");
+    let bought = sample::agent_token(&host);
+    let claim = Claim::Server { idempotency_key_hash: None };
+    let state = InstallTokenState::Consumed { claim, at: at(4), agent_token: bought.id };
+    let token = install_token(&host, Binding::Tenant, state, at(1));
+    keep(&store, &host, &token).await;
+    sample::create_with_tokens(&store, &host, vec![bought]).await;
+    let write = Write::HostDeletion { expected: Revision::FIRST, host_id: host.id, at: at(9) };
+    store.commit(Commit::of(write, Vec::new())).await.unwrap();
+    assert!(is_kept(&store, &token).await);
+    prune(&store, asked).await;
+    assert!(!is_kept(&store, &token).await);
+}
+
+/// For ever: whoever finds the secret years later makes no host with it. A commit that had loaded the token before is no clash.
+pub async fn the_hash_of_a_pruned_install_token_stays_seen(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let (host, heir) = (new_host(&store).await, new_host(&store).await);
+    let of_host = install_token(&host, Binding::Host(host.id), InstallTokenState::Issued, at(4));
+    let of_tenant = install_token(&host, Binding::Tenant, InstallTokenState::Issued, at(4));
+    for token in [&of_host, &of_tenant] {
+        keep(&store, &host, token).await;
+    }
+    prune(&store, Prune { install_tokens_before: at(5), ..nothing() }).await;
+    for token in [&of_host, &of_tenant] {
+        assert!(!is_kept(&store, token).await);
+        let again = InstallToken { hash: token.hash, ..sample::install_token(&heir) };
+        let write = HostWrite { install_tokens: vec![again.clone()], ..sample::write(Revision::FIRST, &heir) };
+        let refused = sample::refused(&store, Commit::of(write, Vec::new())).await;
+        assert_eq!(refused, StoreErrorKind::HashSeen);
+        let write = Write::TenantInstallToken {
+            expected: Expected::Absent,
+            token: InstallToken { binding: Binding::Tenant, ..again },
+        };
+        let refused = sample::refused(&store, Commit::of(write, Vec::new())).await;
+        assert_eq!(refused, StoreErrorKind::HashSeen);
+    }
+    let revoked = InstallToken { state: InstallTokenState::Revoked { at: at(9) }, ..of_host };
+    let minted = sample::install_token(&host);
+    let tokens = vec![revoked.clone(), minted.clone()];
+    sample::commit(&store, HostWrite { install_tokens: tokens, ..sample::write(Revision::new(2), &host) }).await;
+    assert!(is_kept(&store, &revoked).await && is_kept(&store, &minted).await);
+    let update = Write::TenantInstallToken {
+        expected: Expected::Revision(Revision::FIRST),
+        token: InstallToken { state: InstallTokenState::Revoked { at: at(9) }, ..of_tenant },
+    };
+    let refused = sample::refused(&store, Commit::of(update, Vec::new())).await;
+    assert_eq!(refused, StoreErrorKind::Conflict);
+}
+
+/// Those that stay take no share of it.
+pub async fn a_step_is_bounded_for_install_tokens(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    let host = new_host(&store).await;
+    let mut tokens = Vec::new();
+    for seconds in [1, 9, 1, 1, 9, 1, 1] {
+        let state = InstallTokenState::Revoked { at: at(seconds) };
+        let token = install_token(&host, Binding::Tenant, state, at(1));
+        keep(&store, &host, &token).await;
+        tokens.push(token);
+    }
+    let step = Prune { install_tokens_before: at(5), limit: 2, ..nothing() };
+    for (left, more) in [(5, true), (3, true), (2, false), (2, false)] {
+        let pruned = store.prune(&step).await.unwrap();
+        let mut kept = 0;
+        for token in &tokens {
+            kept += usize::from(is_kept(&store, token).await);
+        }
+        assert_eq!((kept, pruned.more), (left, more));
     }
 }
 

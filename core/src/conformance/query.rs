@@ -8,6 +8,7 @@ use crate::agent_token::{AgentToken, AgentTokenState, RevokeReason};
 use crate::host::{ExternalId, Host, HostKind, HostName, Lifecycle, Status, Tag};
 use crate::id::HostId;
 use crate::install_token::{Binding, InstallToken, InstallTokenState};
+use crate::liveness::LivenessWindow;
 use crate::policy::{Kinds, Scope};
 use crate::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
@@ -87,7 +88,8 @@ pub async fn absent_keys_load_nothing(fixture: &impl Fixture) {
 /// Whoever judges a token needs to see it in whatever state it is, and its host's.
 pub async fn a_token_is_authenticated_in_every_state(fixture: &impl Fixture) {
     let store = fixture.handle().await;
-    let host = Host { generation: 7, ..sample::host("a") };
+    let window = Some(LivenessWindow::SHORTEST);
+    let host = Host { generation: 7, liveness_window: window, ..sample::host("a") };
     let other = sample::agent_token(&host).id;
     for state in [
         AgentTokenState::Pending,
@@ -101,7 +103,7 @@ pub async fn a_token_is_authenticated_in_every_state(fixture: &impl Fixture) {
         sample::create_with_tokens(&store, &host, vec![token.clone()]).await;
         let found = sample::credential(&store, &token.hash).await;
         assert_eq!((found.token, found.tenant_id), (token, host.tenant_id));
-        assert_eq!((found.lifecycle, found.generation), (Lifecycle::Live, 7));
+        assert_eq!((found.lifecycle, found.generation, found.liveness_window), (Lifecycle::Live, 7, window));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::host::{
 };
 use crate::id::{ActorId, AgentTokenId, InstallTokenId, TenantId};
 use crate::install_token::{Binding, Claim, InstallToken, InstallTokenState};
+use crate::liveness::LivenessWindow;
 use crate::policy::Scope;
 use crate::store::{
     Aggregate, Commit, ContainerQuery, EventQuery, Expected, HostLookup, HostWrite, InstallTokenQuery, Key, Presented,
@@ -45,6 +46,7 @@ fn extreme_host() -> Host {
                 (key, LabelValue::new(stretched(AWKWARD, 512)).unwrap())
             })
             .collect(),
+        liveness_window: Some(LivenessWindow::LONGEST),
         cordoned: true,
         lifecycle: Lifecycle::Archived { at: Timestamp::MAX },
         generation: i64::MAX as u64,

@@ -68,6 +68,7 @@ pub fn host(name: &str) -> Host {
         address: None,
         tags: Default::default(),
         labels: Default::default(),
+        liveness_window: None,
         cordoned: false,
         lifecycle: Lifecycle::Live,
         generation: 0,

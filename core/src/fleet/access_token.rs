@@ -128,6 +128,6 @@ impl Inner {
         if record.host.generation != claims.generation || record.host.tenant_id != claims.tenant_id {
             return Err(stale);
         }
-        Ok(AgentIdentity::of_access_token(claims))
+        Ok(AgentIdentity::of_access_token(claims, record.host.liveness_window))
     }
 }

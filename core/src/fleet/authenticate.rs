@@ -12,10 +12,11 @@ use crate::fleet::{Agent, Fleet, Inner};
 use crate::host::Host;
 use crate::id::{AgentTokenId, HostId, TenantId};
 use crate::lineage::{Lineage, Promotion};
+use crate::liveness::LivenessWindow;
 use crate::secret::{PlainToken, TokenHash};
 use crate::store::{
-    Aggregate, Commit, Expected, HostAggregate, HostWrite, Key, Known, Presented, Revision, StoreError, StoreErrorKind,
-    Tombstone,
+    Aggregate, Commit, Credential, Expected, HostAggregate, HostWrite, Key, Known, Presented, Revision, StoreError,
+    StoreErrorKind, Tombstone,
 };
 use crate::wire::AgentSelf;
 
@@ -27,6 +28,7 @@ pub struct AgentIdentity {
     token_id: AgentTokenId,
     kind: CredentialKind,
     generation: u64,
+    liveness_window: Option<LivenessWindow>,
     expires_at: Option<Timestamp>,
     rotate_at: Option<Timestamp>,
 }
@@ -57,17 +59,22 @@ impl AgentIdentity {
         self.generation
     }
 
+    /// The host's own liveness window that was read with it.
+    pub const fn liveness_window(&self) -> Option<LivenessWindow> {
+        self.liveness_window
+    }
+
     /// From when on what was presented is refused, if ever.
     pub const fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at
     }
 
-    /// Who an access token speaks of. It is not rotated, but bought anew.
+    /// Who an access token speaks of, and what was read of that host. It is not rotated, but bought anew.
     #[cfg(feature = "access-tokens")]
-    pub(super) fn of_access_token(claims: HostClaims) -> Self {
+    pub(super) fn of_access_token(claims: HostClaims, liveness_window: Option<LivenessWindow>) -> Self {
         let HostClaims { host_id, tenant_id, token_id, generation, expires_at, .. } = claims;
         let (kind, expires_at) = (CredentialKind::Refresh, Some(expires_at));
-        Self { host_id, tenant_id, token_id, kind, generation, expires_at, rotate_at: None }
+        Self { host_id, tenant_id, token_id, kind, generation, liveness_window, expires_at, rotate_at: None }
     }
 
     /// Whether the agent is to be asked for a rotation.
@@ -159,7 +166,8 @@ impl Inner {
         let archived = credential.lifecycle.archived_at().is_some();
         match credential.token.judge(archived, Request::Serve, Siblings::default(), now) {
             Verdict::Serve => {
-                let identity = self.identity(&credential.token, credential.tenant_id, credential.generation);
+                let Credential { token, tenant_id, generation, liveness_window, .. } = credential;
+                let identity = self.identity(&token, tenant_id, generation, liveness_window);
                 self.cache.fill(epoch, *hash, identity.clone(), monotonic);
                 Ok(identity)
             }
@@ -181,14 +189,16 @@ impl Inner {
             let Held { revision, host, agent_tokens, token } = self.held(hash).await?;
             match token.judge(host.is_archived(), Request::Serve, Siblings::default(), now) {
                 Verdict::PromoteFirst => {}
-                Verdict::Serve => return Ok(self.identity(&token, host.tenant_id, host.generation)),
+                Verdict::Serve => {
+                    return Ok(self.identity(&token, host.tenant_id, host.generation, host.liveness_window));
+                }
                 Verdict::Refused(refusal) => return Err(AuthenticateError::Refused(token.id, refusal)),
                 Verdict::Repeat | Verdict::Accept { .. } => unreachable!("only a proposal is accepted or repeated"),
             }
-            let (tenant_id, generation) = (host.tenant_id.clone(), host.generation);
+            let (tenant_id, generation, window) = (host.tenant_id.clone(), host.generation, host.liveness_window);
             let lineage = Lineage::among(agent_tokens, token.lineage_id);
             if let Some(promoted) = self.promote(revision, host, lineage, now).await? {
-                return Ok(self.identity(&promoted, tenant_id, generation));
+                return Ok(self.identity(&promoted, tenant_id, generation, window));
             }
         }
         Err(AuthenticateError::Store(StoreErrorKind::Unavailable.into()))
@@ -239,13 +249,20 @@ impl Inner {
         })
     }
 
-    fn identity(&self, token: &AgentToken, tenant_id: TenantId, generation: u64) -> AgentIdentity {
+    fn identity(
+        &self,
+        token: &AgentToken,
+        tenant_id: TenantId,
+        generation: u64,
+        liveness_window: Option<LivenessWindow>,
+    ) -> AgentIdentity {
         AgentIdentity {
             host_id: token.host_id,
             tenant_id,
             token_id: token.id,
             kind: token.kind,
             generation,
+            liveness_window,
             expires_at: token.expires_at,
             rotate_at: self.rotate_at(token),
         }

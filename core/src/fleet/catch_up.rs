@@ -94,9 +94,9 @@ impl CatchUp<'_> {
         Ok(BatchReply {
             results: results.into_iter().map(|(_, result)| result).collect(),
             server_time: agent.fleet.now(),
-            next_report_in_ms: agent.fleet.next_report_in_ms(),
+            next_report_in_ms: agent.fleet.next_report_in_ms(agent.identity),
             rotate: agent.identity.is_old(agent.fleet.now()),
-            lease_ms: agent.fleet.lease_ms(),
+            lease_ms: agent.fleet.lease_ms(agent.identity),
         })
     }
 }

@@ -14,6 +14,7 @@ use crate::fleet::install_token::{Minting, minted_event};
 use crate::fleet::{Admin, page_body, page_size, parse_cursor};
 use crate::host::{CannotEdit, Host, HostField, HostKind, Lifecycle, Status, Tag, within_bounds};
 use crate::id::{HostId, TenantId};
+use crate::liveness::LivenessWindow;
 use crate::policy::{Action, Resource};
 use crate::store::{
     Commit, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, Key, Revision,
@@ -52,13 +53,14 @@ impl Admin<'_> {
     /// Creates a host, and along with it an install token unless the request says otherwise.
     ///
     /// # Errors
-    /// When a field is out of its bounds, no tenant is named and none is implied, the policy forbids it, or the name
+    /// When a field is out of its bounds, the liveness window is too short for this fleet's limits, no tenant is named and none is implied, the policy forbids it, or the name
     /// or external id is taken: the error then names the host that has it, so that a create whose reply was lost can
     /// be found again.
     pub async fn create_host(&self, request: CreateHost) -> Result<CreatedHost, AdminError> {
         let tenant_id = self.tenant(request.tenant_id.as_ref())?;
         self.authorize(Action::CreateHost, Resource { tenant_id: &tenant_id, kind: request.kind })?;
         within_bounds(&request.tags, &request.labels)?;
+        self.check_window(request.liveness_window_seconds)?;
         let draft = match request.mint_install_token {
             true => {
                 self.authorize(Action::MintInstallToken, Resource { tenant_id: &tenant_id, kind: request.kind })?;
@@ -79,6 +81,7 @@ impl Admin<'_> {
             address: request.address,
             tags: request.tags,
             labels: request.labels,
+            liveness_window: request.liveness_window_seconds,
             cordoned: false,
             lifecycle: Lifecycle::Live,
             generation: 0,
@@ -135,15 +138,18 @@ impl Admin<'_> {
     }
 
     /// Changes what is said of a host, if it still is at the revision `read`. A patch that changes nothing writes nothing.
+    /// Another liveness window is told to its agents with their next reports, by other replicas within
+    /// [`Limits::credential_cache_ttl`](crate::fleet::Limits::credential_cache_ttl); sweeps go by it at once.
     ///
     /// # Errors
     /// When it is not found, the policy forbids it, it is at another revision, it is archived, it would have too many tags
-    /// or labels, or the name or external id is taken: the error then names the host that has it.
+    /// or labels, the liveness window is too short for this fleet's limits, or the name or external id is taken: the error then names the host that has it.
     pub async fn edit_host(&self, host_id: HostId, read: Revision, patch: PatchHost) -> Result<HostBody, AdminError> {
         self.edit(host_id, |HostAggregate { revision, host, .. }, now| {
             if revision != read {
                 return Err(AdminError::RevisionMismatch);
             }
+            self.check_window(patch.liveness_window_seconds.flatten())?;
             Ok(host.edit(patch.clone(), now)?)
         })
         .await?;
@@ -231,10 +237,13 @@ impl Admin<'_> {
     ) -> Result<(), AdminError> {
         self.change(Action::EditHost, &Key::Host(host_id), |aggregate, now| {
             let revision = aggregate.revision;
+            let hashes: Vec<_> = aggregate.agent_tokens.iter().map(|token| token.hash).collect();
             let (host, fields) = edit(aggregate, now)?;
+            // Nothing is cut off: its agents are to be told of the new window with their next report.
+            let cut_off = if fields.contains(&HostField::LivenessWindow) { hashes } else { Vec::new() };
             let write = HostWrite::new(Expected::Revision(revision), host);
             let write = (!fields.is_empty()).then(|| (write, vec![EventBody::HostUpdated { fields }]));
-            Ok(Change { write, cut_off: Vec::new(), result: () })
+            Ok(Change { write, cut_off, result: () })
         })
         .await
     }
@@ -256,6 +265,10 @@ impl Admin<'_> {
     async fn shown(&self, host_id: HostId) -> Result<HostBody, AdminError> {
         let found = self.fleet.store.find_host(&HostLookup::Id(host_id)).await?;
         found.map(host_body).ok_or(AdminError::NotFound)
+    }
+
+    fn check_window(&self, own: Option<LivenessWindow>) -> Result<(), AdminError> {
+        own.map_or(Ok(()), |own| Ok(self.fleet.limits.check_window(own)?))
     }
 
     /// The tenant that is meant: the one that is named, else the actor's only one, else the service's default.
@@ -306,6 +319,7 @@ pub(super) fn host_body(record: HostRecord) -> HostBody {
         facts: presence.facts,
         tags: host.tags,
         labels: host.labels,
+        liveness_window_seconds: host.liveness_window,
         last_seen_at: presence.presence.last_seen_at(),
         enrolled_at: host.enrolled_at,
         archived_at: host.lifecycle.archived_at(),

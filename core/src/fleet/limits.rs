@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::error::FieldError;
 use crate::fleet::builder::BuildError;
 use crate::fleet::error::RateLimited;
 use crate::fleet::rate::KeyedLimit;
 use crate::id::{AgentTokenId, HostId};
-use crate::liveness::Pace;
+use crate::liveness::{LivenessWindow, Pace};
 
 /// Windows, sizes and rates of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// After how much silence a host counts as unreachable. Default 90 s.
+    /// After how much silence a host counts as unreachable that has no window of its own. Default 90 s.
     pub liveness_window: Duration,
     /// How often each replica looks for hosts that have fallen silent; at least three times a liveness window. When nobody has
     /// for twice as long, no host is called unreachable for one window. Default 10 s.
@@ -53,6 +54,9 @@ pub struct Limits {
     pub removed_container_retention: Duration,
     /// How long the credentials of a deleted host are answered with that. Default 365 days.
     pub tombstone_retention: Duration,
+    /// How long install tokens are listed that are of no use any more: expired, revoked, or exchanged for a credential that has
+    /// ended. What is presented later is unknown, and its hash is never taken again. At least 30 days; default 365 days.
+    pub install_token_retention: Duration,
     /// How often what is too old is deleted. Default 1 h.
     pub prune_interval: Duration,
     /// How often contacts without a report are written; never more than 5 s. Default 1 s.
@@ -100,6 +104,7 @@ impl Default for Limits {
             event_retention: 365 * DAY,
             removed_container_retention: 7 * DAY,
             tombstone_retention: 365 * DAY,
+            install_token_retention: 365 * DAY,
             prune_interval: Duration::from_secs(60 * 60),
             contact_interval: Duration::from_secs(1),
             agent_token_life: None,
@@ -115,9 +120,31 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How often agents are asked to report.
-    pub(super) fn report_pace(&self) -> Duration {
-        self.report_interval.min(self.liveness_window / 3)
+    /// The liveness window of a host that has this one of its own.
+    pub(super) fn window_of(&self, own: Option<LivenessWindow>) -> Duration {
+        own.map_or(self.liveness_window, LivenessWindow::duration)
+    }
+
+    /// How often the agent of such a host is asked to report.
+    pub(super) fn report_pace(&self, own: Option<LivenessWindow>) -> Duration {
+        self.report_interval.min(self.window_of(own) / 3)
+    }
+
+    /// Whether a host may have this window of its own: as the fleet's may be what it is.
+    pub(super) fn check_window(&self, own: LivenessWindow) -> Result<(), FieldError> {
+        let refuse = |why: &str| Err(FieldError::invalid("/liveness_window_seconds", why));
+        if !self.lets_report(Some(own)) {
+            return refuse("too short: an agent may not report three times within it (live_per_minute)");
+        }
+        if self.contact_interval > own.duration() / 3 {
+            return refuse("too short: contacts are not written three times within it (contact_interval)");
+        }
+        Ok(())
+    }
+
+    /// Whether agents may report as often as they are asked to.
+    fn lets_report(&self, own: Option<LivenessWindow>) -> bool {
+        self.live_per_minute.is_none_or(|live| self.report_pace(own).saturating_mul(live.get()) >= MINUTE)
     }
 
     /// How silent hosts are looked for.
@@ -130,10 +157,7 @@ impl Limits {
             (self.liveness_window >= Duration::from_secs(3), "the liveness window is at least 3 s"),
             (!self.sweep_interval.is_zero(), "the sweep interval is not zero"),
             (!self.report_interval.is_zero(), "the report interval is not zero"),
-            (
-                self.live_per_minute.is_none_or(|live| self.report_pace().saturating_mul(live.get()) >= MINUTE),
-                "live_per_minute lets agents report as often as they are asked to",
-            ),
+            (self.lets_report(None), "live_per_minute lets agents report as often as they are asked to"),
             (!self.install_token_life.is_zero(), "the life of an install token is not zero"),
             (self.install_token_life <= crate::install_token::MAX_LIFE, "an install token lives at most 30 days"),
             (self.body_bytes >= 1024, "a body may have at least 1 KiB"),
@@ -143,6 +167,7 @@ impl Limits {
             (self.queue_bytes / 2 >= self.batch_body_bytes, "half of the queue holds at least one batch"),
             // A report that is pruned while it can still be sent again would be stored again.
             (self.telemetry_retention >= DAY, "reports are kept for at least a day"),
+            (self.install_token_retention >= 30 * DAY, "spent install tokens are kept for at least 30 days"),
             (!self.prune_interval.is_zero(), "the prune interval is not zero"),
             // An agent needs a few requests in the last third of a life.
             (

@@ -52,6 +52,7 @@ impl Fleet {
         };
         (reply.status, reply.held_until) = match said.verdict {
             Verdict::Suspended { until, .. } => (MonitorStatus::Suspended, Some(until)),
+            Verdict::Behind => (MonitorStatus::Suspended, None),
             Verdict::Holding { until, .. } => (MonitorStatus::Degraded, Some(until)),
             Verdict::Sweep { storm: true } => (MonitorStatus::Degraded, None),
             Verdict::Sweep { storm: false } => (MonitorStatus::Ok, None),
@@ -115,6 +116,9 @@ fn note(fleet: &Inner, swept: &Swept) {
         }
         Verdict::Suspended { until, absent_since: None } => {
             tracing::info!(%until, "silent hosts are looked for from now on: none is called unreachable yet");
+        }
+        Verdict::Behind => {
+            tracing::warn!(last_sweep = %at, "the clock is far behind the last sweep's: nobody is called unreachable by it");
         }
         Verdict::Holding { since, until } => {
             tracing::warn!(%since, %until, "many hosts fell silent at once: none is called unreachable yet");

@@ -250,14 +250,14 @@ impl Inner {
         self.clock.now()
     }
 
-    /// Two thirds of the liveness window.
-    fn lease_ms(&self) -> u64 {
-        millis(self.limits.liveness_window * 2 / 3)
+    /// Two thirds of the host's liveness window.
+    fn lease_ms(&self, agent: &AgentIdentity) -> u64 {
+        millis(self.limits.window_of(agent.liveness_window()) * 2 / 3)
     }
 
-    /// When an agent shall report next: at most a third of the liveness window.
-    fn next_report_in_ms(&self) -> u64 {
-        millis(self.limits.report_pace())
+    /// When an agent shall report next: at most a third of its host's liveness window.
+    fn next_report_in_ms(&self, agent: &AgentIdentity) -> u64 {
+        millis(self.limits.report_pace(agent.liveness_window()))
     }
 }
 

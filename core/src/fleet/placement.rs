@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use super::host::host_body;
 use super::{Admin, Inner};
 use crate::HostId;
+use crate::clock::Timestamp;
 use crate::error::FieldError;
 use crate::placement::{Misfits, PlaceRequest, Plan, Scheduler, is_eligible};
 use crate::policy::{Action, Decision, Resource, Scope};
-use crate::store::{Candidate, CandidateQuery, Candidates, StoreError};
+use crate::store::{Candidate, CandidateQuery, Candidates, HostRecord, StoreError};
 use crate::wire::HostBody;
 
 /// How many hosts that may be picked are looked at before the fleet is said to be full.
@@ -132,16 +133,21 @@ impl Admin<'_> {
         };
         let Candidates { mut items, next } = self.fleet.store.list_candidates(&query).await?;
         let end = ring.go_on(next);
-        let (now, window) = (self.fleet.now(), self.fleet.limits.sweep_pace().window);
+        let now = self.fleet.now();
         // Asked again of what the store gave, since a mistake here would put work on somebody else's machine.
         items.retain(|Candidate { record, .. }| {
             let resource = Resource { tenant_id: &record.host.tenant_id, kind: record.host.kind };
             end.is_none_or(|end| ring_key(record.host.id) <= ring_key(end))
                 && is_eligible(record, &query)
-                && record.presence.presence.silence(now, window) == record.presence.presence
+                && !self.is_silent(record, now)
                 && self.fleet.policy.authorize(self.actor, Action::PlaceWork, resource) == Decision::Allow
         });
         Ok(items)
+    }
+
+    fn is_silent(&self, HostRecord { host, presence, .. }: &HostRecord, now: Timestamp) -> bool {
+        let window = self.fleet.limits.window_of(host.liveness_window);
+        presence.presence.silence(now, window) != presence.presence
     }
 }
 

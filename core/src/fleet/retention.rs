@@ -40,6 +40,7 @@ fn what_is_old(fleet: &Inner) -> Prune {
         events_before: now.saturating_sub(limits.event_retention),
         containers_removed_before: now.saturating_sub(limits.removed_container_retention),
         tombstones_before: now.saturating_sub(limits.tombstone_retention),
+        install_tokens_before: now.saturating_sub(limits.install_token_retention),
         limit: STEP,
     }
 }

@@ -122,13 +122,13 @@ impl Admin<'_> {
         add: impl Fn(&mut Series<GAUGES, COUNTERS>, &HostSnapshot) + Send + Sync,
         body: impl Fn(Bucket<GAUGES, COUNTERS>) -> B,
     ) -> Result<SeriesBody<B>, AdminError> {
-        self.find(Action::ReadHost, host_id).await?;
+        let record = self.find(Action::ReadHost, host_id).await?;
         let (from, to) = self.fleet.range(range.from, range.to);
         range.step.check_range(from, to)?;
         let cursor: Option<Timestamp> = parse_cursor(range.cursor.as_deref())?;
         let from = from.max(cursor.unwrap_or(from));
         // Shorter silences are none: of a host that keeps reporting within the window, and of a picture as coarse as the step.
-        let longest_gap = self.fleet.limits.liveness_window.max(range.step.duration());
+        let longest_gap = self.fleet.limits.window_of(record.host.liveness_window).max(range.step.duration());
         let mut series = Series::new(from, range.step, longest_gap);
         let mut query =
             TelemetryQuery { containers, ..TelemetryQuery::new(host_id, from.saturating_sub(longest_gap), to, PAGE) };

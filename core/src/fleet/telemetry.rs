@@ -75,9 +75,9 @@ impl Live<'_> {
         self.agent.contact();
         Ok(HeartbeatReply {
             server_time: fleet.now(),
-            next_report_in_ms: fleet.next_report_in_ms(),
+            next_report_in_ms: fleet.next_report_in_ms(identity),
             rotate: identity.is_old(fleet.now()),
-            lease_ms: fleet.lease_ms(),
+            lease_ms: fleet.lease_ms(identity),
         })
     }
 
@@ -103,9 +103,9 @@ impl Agent<'_> {
         Ok(TelemetryReply {
             status: self.status_of(outcome)?,
             server_time: self.fleet.now(),
-            next_report_in_ms: self.fleet.next_report_in_ms(),
+            next_report_in_ms: self.fleet.next_report_in_ms(self.identity),
             rotate: self.identity.is_old(self.fleet.now()),
-            lease_ms: self.fleet.lease_ms(),
+            lease_ms: self.fleet.lease_ms(self.identity),
         })
     }
 

@@ -183,23 +183,27 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// - There is one monitor, read under a lock that every sweep takes, through whichever handle, and written by
     ///   each: first as [`Monitor::default`], then as the sweep before has left it.
-    /// - Unarchived hosts that are Online are counted for [`Monitor::tick`], which decides. Archived ones never count.
-    /// - If the verdict is [`Verdict::Sweep`], as many Online hosts as there are ids, those that were silent for longest
-    ///   first or nearly so, are judged by [`Presence::silence`] on what is stored when they can no longer be changed by
-    ///   others, so that a contact made meanwhile always wins. Each that changes is told of by an event ([`went_silent`]) in the
-    ///   same transaction, so that of any number of sweeps one makes it; an archived host changes without one, and no later
-    ///   sweep comes by it again. Those told of are noted by [`Monitor::note_fallen`]. There is `more` when there was no id left
-    ///   for a host that is silent.
+    /// - Unarchived hosts that are Online are counted for [`Monitor::tick`], which decides. Archived ones never count. Who is
+    ///   silent, and who was heard, is [`Monitor::rule`]'s to say, of the monitor as it was read, and for each host by its own
+    ///   window, where it has one.
+    /// - If the verdict is [`Verdict::Sweep`], as many Online hosts as there are ids, those whose windows ended first
+    ///   first or nearly so, are judged by [`Rule::judge`] on what is stored when they can no longer be changed by
+    ///   others, so that a contact made meanwhile always wins. Each that changes is told of by an event ([`went_silent`]) in
+    ///   the same transaction, so that of any number of sweeps one makes it; an archived host changes without one, and no
+    ///   later sweep comes by it again. Those told of are noted by [`Monitor::note_fallen`]. There is `more` when there was no
+    ///   id left for a host that is silent.
     /// - `now` is the caller's, or the store's own where it has a clock of its own that is earlier: a replica whose clock
     ///   runs ahead must not judge by it.
-    /// - The cost follows how many are silent, not how many there are: an index finds them.
+    /// - The cost follows how many are silent, not how many there are, nor how many have windows of their own: indexes find
+    ///   them.
     ///
     /// [`Monitor`]: crate::liveness::Monitor
     /// [`Monitor::default`]: crate::liveness::Monitor
+    /// [`Monitor::rule`]: crate::liveness::Monitor::rule
     /// [`Monitor::tick`]: crate::liveness::Monitor::tick
     /// [`Monitor::note_fallen`]: crate::liveness::Monitor::note_fallen
     /// [`Verdict::Sweep`]: crate::liveness::Verdict::Sweep
-    /// [`Presence::silence`]: crate::host::Presence::silence
+    /// [`Rule::judge`]: crate::liveness::Rule::judge
     async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError>;
 
     /// Begins to tell which agent tokens others cut off, so that caches can forget them.
@@ -218,6 +222,9 @@ pub trait Store: Send + Sync + 'static {
     /// everything has gone that was to go; snapshots may stay for up to a day longer, so that they can go by the day, and
     /// are not `more` meanwhile. Removing container rows raises their host's `containers_version`.
     /// A position once given is never given again, whatever was pruned.
+    ///
+    /// Of an install token that goes, the hash stays seen for ever. No revision is raised: it can be loaded and written by its
+    /// aggregate no more, save that a commit which loaded it before may write it once again.
     async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError>;
 
     /// Containers of a host, in the order of their `container_id`, as UTF-8 bytes.

@@ -1,7 +1,5 @@
 //! What stores give and take besides the entities themselves.
 
-use std::time::Duration;
-
 use crate::agent_token::AgentToken;
 use crate::clock::Timestamp;
 use crate::container::Container;
@@ -9,7 +7,7 @@ use crate::event::{Event, EventBody, NewEvent};
 use crate::host::{Host, HostKind, Lifecycle, Presence};
 use crate::id::{AgentTokenId, EventId, HostId, InstallTokenId, TenantId};
 use crate::install_token::InstallToken;
-use crate::liveness::{Monitor, Pace, Verdict};
+use crate::liveness::{LivenessWindow, Monitor, Pace, Rule, Verdict};
 use crate::secret::TokenHash;
 use crate::store::error::StoreError;
 use crate::telemetry::{HostFacts, HostMetrics, Report};
@@ -152,6 +150,8 @@ pub struct Credential {
     pub lifecycle: Lifecycle,
     /// The revocation epoch of its host.
     pub generation: u64,
+    /// Its host's own liveness window.
+    pub liveness_window: Option<LivenessWindow>,
 }
 
 /// An agent token with what is known of it by contact.
@@ -212,7 +212,7 @@ pub struct Contact {
 pub struct Sweep {
     /// The time of the call, by the clock of whoever sweeps.
     pub now: Timestamp,
-    /// The liveness window, and how often each replica sweeps.
+    /// The fleet's liveness window, and how often each replica sweeps.
     pub pace: Pace,
     /// The identities of events to be: at most so many hosts are judged in this call; at least 1.
     pub event_ids: Vec<EventId>,
@@ -236,10 +236,8 @@ pub struct Swept {
 pub struct Silence {
     /// Which host.
     pub host_id: HostId,
-    /// When it was judged.
-    pub at: Timestamp,
-    /// After how much silence it counts as unreachable.
-    pub window: Duration,
+    /// By what it was found silent, and when.
+    pub rule: Rule,
     /// Whether many fell silent at once.
     pub storm: bool,
     /// The identity of the event, should the verdict hold.
@@ -247,11 +245,10 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// The verdicts of a sweep on these hosts, as of `now`: on as many as it has ids of events for.
-    pub fn of_sweep(sweep: &Sweep, now: Timestamp, storm: bool, hosts: impl IntoIterator<Item = HostId>) -> Vec<Self> {
-        let window = sweep.pace.window;
+    /// The verdicts of a sweep on these hosts: on as many as it has ids of events for.
+    pub fn of_sweep(sweep: &Sweep, rule: Rule, storm: bool, hosts: impl IntoIterator<Item = HostId>) -> Vec<Self> {
         let hosts = hosts.into_iter().zip(&sweep.event_ids);
-        hosts.map(|(host_id, event_id)| Self { host_id, at: now, window, storm, event_id: *event_id }).collect()
+        hosts.map(|(host_id, event_id)| Self { host_id, rule, storm, event_id: *event_id }).collect()
     }
 }
 
@@ -268,6 +265,8 @@ pub struct Prune {
     pub containers_removed_before: Timestamp,
     /// Tombstones by `deleted_at`.
     pub tombstones_before: Timestamp,
+    /// Install tokens of no use any more, by [`InstallToken::spent_at`].
+    pub install_tokens_before: Timestamp,
     /// At most so many rows of each kind in this call; at least 1.
     pub limit: usize,
 }
@@ -366,7 +365,7 @@ pub fn went_silent(
     let (Presence::Online { last_seen_at }, Presence::Unreachable { .. }) = (before, after) else { return None };
     Some(NewEvent {
         id: silence.event_id,
-        at: silence.at,
+        at: silence.rule.now,
         tenant_id: tenant_id.clone(),
         host_id: Some(silence.host_id),
         host_kind: Some(kind),

@@ -8,6 +8,7 @@ use crate::agent_token::CredentialKind;
 use crate::clock::Timestamp;
 use crate::host::{ExternalId, HostKind, HostName, LabelKey, LabelValue, Placement, Status, Tag};
 use crate::id::{HostId, TenantId};
+use crate::liveness::LivenessWindow;
 use crate::telemetry::HostFacts;
 use crate::wire::install_token::MintedInstallToken;
 
@@ -40,6 +41,9 @@ pub struct CreateHost {
     /// At most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// After how much silence it is unreachable, in seconds, 3 to 86,400; the fleet's window unless it is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness_window_seconds: Option<LivenessWindow>,
     /// Whether to make an install token along with it.
     #[serde(default = "yes")]
     pub mint_install_token: bool,
@@ -61,6 +65,7 @@ impl CreateHost {
             address: None,
             tags: BTreeSet::new(),
             labels: BTreeMap::new(),
+            liveness_window_seconds: None,
             mint_install_token: true,
             credential_kind: CredentialKind::Bearer,
         }
@@ -111,6 +116,9 @@ pub struct PatchHost {
     /// Those to set, and with `None` those to remove; it has at most 64 afterwards.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub labels: Option<Option<BTreeMap<LabelKey, Option<LabelValue>>>>,
+    /// After how much silence it is unreachable, in seconds, 3 to 86,400; without one after its fleet's window.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub liveness_window_seconds: Option<Option<LivenessWindow>>,
 }
 
 /// Reads a field that is there, `null` or not: serde by itself takes `null` for one that is absent.
@@ -171,6 +179,8 @@ pub struct HostBody {
     pub tags: BTreeSet<Tag>,
     /// For the embedding service.
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// After how much silence it is unreachable, in seconds; `null`: after its fleet's window.
+    pub liveness_window_seconds: Option<LivenessWindow>,
     /// Its last contact, at most 5 s late, by the server's clock.
     pub last_seen_at: Option<Timestamp>,
     /// When an install token of its was first exchanged.

@@ -302,6 +302,7 @@ twins! {
     ],
     sweeps_raise_the_revision: SweepsRaiseTheRevision => [
         "silence::a_sweep_never_raises_the_revision",
+        "window::another_window_counts_from_its_commit_on",
     ],
     absent_hosts_stop_a_touch: AbsentHostsStopATouch => [
         "contact::a_touch_passes_over_absent_and_archived_hosts",

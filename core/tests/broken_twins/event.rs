@@ -162,6 +162,12 @@ twins! {
         "silence::an_absence_of_every_handle_suspends_verdicts",
         "silence::only_who_is_online_falls_silent",
         "silence::silence_beyond_the_window_is_one_event",
+        "window::a_host_falls_silent_by_its_own_window",
+        "window::a_storm_is_told_by_each_hosts_own_window",
+        "window::an_absence_does_not_count_towards_any_window",
+        "window::another_window_counts_from_its_commit_on",
+        "window::contacts_count_within_a_hosts_own_window",
+        "window::windows_that_ended_first_are_judged_first",
     ],
     events_are_ordered_by_time: EventsAreOrderedByTime => [
         "deletion::what_a_deleted_host_reported_is_not_read_out",

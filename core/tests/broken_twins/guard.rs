@@ -287,6 +287,7 @@ twins! {
         "commit::writing_a_host_that_does_not_exist_conflicts",
         "deletion::a_deleted_host_is_written_no_more",
         "event::the_last_position_is_that_of_the_newest_event",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
     ],
     deletions_are_unguarded: DeletionsAreUnguarded => [
         "deletion::a_stale_deletion_conflicts_and_changes_nothing",
@@ -308,8 +309,11 @@ twins! {
         "commit::a_stale_write_through_another_handle_conflicts",
         "commit::facts_of_an_enrolment_count_only_until_the_first_report",
         "commit::revision_rises_by_one_with_each_write",
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
         "query::every_read_sees_what_another_handle_wrote",
         "round_trip::a_tenant_bound_install_token_is_an_aggregate_of_its_own",
+        "window::another_window_counts_from_its_commit_on",
     ],
     unchanged_hosts_keep_their_revision: UnchangedHostsKeepTheirRevision::default() => [
         "commit::a_commit_whose_last_write_fails_leaves_nothing",
@@ -317,6 +321,8 @@ twins! {
         "commit::a_stale_write_through_another_handle_conflicts",
         "commit::facts_of_an_enrolment_count_only_until_the_first_report",
         "commit::revision_rises_by_one_with_each_write",
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
         "query::every_read_sees_what_another_handle_wrote",
     ],
     handles_guard_by_memory: HandlesGuardByMemory::default() => [

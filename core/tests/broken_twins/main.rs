@@ -21,6 +21,7 @@ mod subscription;
 mod telemetry;
 mod token;
 mod twin;
+mod window;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -96,6 +97,7 @@ fn every_deterministic_property_catches_a_twin() {
         subscription::CAUGHT,
         telemetry::CAUGHT,
         token::CAUGHT,
+        window::CAUGHT,
     ];
     let catching: BTreeSet<_> = all.concat().into_iter().flatten().copied().collect();
     let idle: Vec<_> = deterministic().map(|(name, _)| name).filter(|name| !catching.contains(name.as_str())).collect();

@@ -5,16 +5,19 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use enlist_core::conformance::sample;
 use enlist_core::event::{Event, Position};
+use enlist_core::install_token::{InstallToken, InstallTokenState};
 use enlist_core::policy::Scope;
 use enlist_core::store::{
-    Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord, EventQuery, HostLookup, HostRecord, Page,
-    Prune, Pruned, StoreError, StoreErrorKind, TelemetryQuery,
+    Aggregate, Append, AppendOutcome, Appended, Commit, ContainerQuery, ContainerRecord, EventQuery, Expected,
+    HostLookup, HostRecord, InstallTokenOwner, InstallTokenQuery, Key, Page, Prune, Pruned, StoreError, StoreErrorKind,
+    TelemetryQuery, Write,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, MemoryStore, Store, Timestamp};
 
-use crate::twin::{Fault, all_hosts, faults, prune_nothing, twins};
+use crate::twin::{Fault, accept, all_hosts, faults, prune_nothing, twins};
 
 /// Prunes with other bounds than those that were asked for.
 struct Prunes(fn(Prune) -> Prune);
@@ -52,6 +55,11 @@ const CONTAINERS: Split = |prune, nothing| {
 const TOMBSTONES: Split = |prune, nothing| {
     let tombstones_before = prune.tombstones_before;
     (Prune { tombstones_before: Timestamp::MIN, ..prune }, Prune { tombstones_before, ..nothing })
+};
+
+const INSTALL_TOKENS: Split = |prune, nothing| {
+    let install_tokens_before = prune.install_tokens_before;
+    (Prune { install_tokens_before: Timestamp::MIN, ..prune }, Prune { install_tokens_before, ..nothing })
 };
 
 /// One kind of row goes all at once, the others within the limit.
@@ -273,6 +281,92 @@ impl Fault for NamesGo {
     }
 }
 
+/// What goes wrong with install tokens that were pruned.
+#[derive(Clone, Copy, PartialEq)]
+enum Gone {
+    /// Those go as well whose agent token may still act.
+    WhileWhatTheyBoughtActs,
+    /// A hash of theirs can be had again.
+    WithTheirHashes,
+    /// A commit that had loaded one before is refused.
+    Untouchable,
+}
+
+struct InstallTokensGo(Gone, Mutex<Vec<InstallToken>>);
+
+impl InstallTokensGo {
+    fn so(how: Gone) -> Self {
+        Self(how, Mutex::default())
+    }
+
+    fn gone(&self, is: impl Fn(&InstallToken) -> bool) -> bool {
+        self.1.lock().unwrap().iter().any(is)
+    }
+
+    async fn all(store: &MemoryStore) -> Vec<InstallToken> {
+        let hosts = all_hosts(store).await.into_iter().map(|record| InstallTokenOwner::Host(record.host.id));
+        let mut all = Vec::new();
+        for owner in hosts.chain([InstallTokenOwner::Tenant(sample::tenant("acme"))]) {
+            let query = InstallTokenQuery { owner, after: None, limit: usize::MAX };
+            all.extend(store.list_install_tokens(&query).await.expect("memory answers").items);
+        }
+        all
+    }
+}
+
+#[async_trait]
+impl Fault for InstallTokensGo {
+    async fn prune(&self, store: &MemoryStore, prune: &Prune) -> Result<Pruned, StoreError> {
+        let before = Self::all(store).await;
+        let pruned = store.prune(prune).await?;
+        let after = Self::all(store).await;
+        let goes = |token: &InstallToken| match self.0 {
+            Gone::WhileWhatTheyBoughtActs => {
+                matches!(token.state, InstallTokenState::Consumed { at, .. } if at < prune.install_tokens_before)
+            }
+            _ => !after.contains(token),
+        };
+        self.1.lock().unwrap().extend(before.into_iter().filter(goes));
+        Ok(pruned)
+    }
+    async fn list_install_tokens(
+        &self,
+        store: &MemoryStore,
+        query: &InstallTokenQuery,
+    ) -> Result<Page<InstallToken>, StoreError> {
+        let mut page = store.list_install_tokens(query).await?;
+        if self.0 == Gone::WhileWhatTheyBoughtActs {
+            page.items.retain(|token| !self.gone(|gone| gone.id == token.id));
+        }
+        Ok(page)
+    }
+    async fn load(&self, store: &MemoryStore, key: &Key) -> Result<Option<Aggregate>, StoreError> {
+        let is_gone =
+            |gone: &InstallToken| *key == Key::InstallToken(gone.hash) || *key == Key::InstallTokenId(gone.id);
+        if self.0 == Gone::WhileWhatTheyBoughtActs && self.gone(is_gone) {
+            return Ok(None);
+        }
+        store.load(key).await
+    }
+    async fn commit(&self, store: &MemoryStore, commit: Commit) -> Result<Vec<Event>, StoreError> {
+        let tokens = commit.writes.iter().flat_map(|write| match write {
+            Write::Host(write) => &write.install_tokens[..],
+            Write::TenantInstallToken { expected: Expected::Absent, token } => std::slice::from_ref(token),
+            _ => &[],
+        });
+        let (mut again, mut anew) = (false, false);
+        for token in tokens {
+            again |= self.gone(|gone| gone.id == token.id);
+            anew |= self.gone(|gone| gone.hash == token.hash && gone.id != token.id);
+        }
+        match self.0 {
+            Gone::Untouchable if again => Err(StoreErrorKind::HashSeen.into()),
+            Gone::WithTheirHashes if anew => accept(store, commit, StoreErrorKind::HashSeen).await,
+            _ => store.commit(commit).await,
+        }
+    }
+}
+
 twins! {
     names_go_with_their_rows: NamesGo::with(Named::ByItsRow) => [
         "prune::containers_are_named_for_as_long_as_a_report_measured_them",
@@ -320,6 +414,32 @@ twins! {
         "prune::a_step_is_bounded_for_containers_and_tombstones",
         "prune::old_tombstones_go_and_younger_ones_stay",
     ],
+    install_tokens_as_old_as_asked_go:
+        Prunes(|prune| Prune { install_tokens_before: later(prune.install_tokens_before), ..prune }) => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+        "prune::spent_install_tokens_go_and_younger_ones_stay",
+    ],
+    install_tokens_never_go: Prunes(|prune| Prune { install_tokens_before: Timestamp::MIN, ..prune }) => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+        "prune::a_step_is_bounded_for_install_tokens",
+        "prune::spent_install_tokens_go_and_younger_ones_stay",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
+    ],
+    all_install_tokens_go_at_once: IgnoresTheLimitOf(INSTALL_TOKENS) => [
+        "prune::a_step_is_bounded_for_install_tokens",
+    ],
+    install_tokens_that_are_left_are_forgotten: ForgetsTheRestOf(INSTALL_TOKENS) => [
+        "prune::a_step_is_bounded_for_install_tokens",
+    ],
+    install_tokens_go_while_what_they_bought_acts: InstallTokensGo::so(Gone::WhileWhatTheyBoughtActs) => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+    ],
+    install_tokens_go_with_their_hashes: InstallTokensGo::so(Gone::WithTheirHashes) => [
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
+    ],
+    pruned_install_tokens_are_untouchable: InstallTokensGo::so(Gone::Untouchable) => [
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
+    ],
     all_events_go_at_once: IgnoresTheLimitOf(EVENTS) => [
         "prune::a_step_is_bounded_and_says_what_is_left",
     ],
@@ -344,21 +464,26 @@ twins! {
     nothing_is_ever_left: NothingIsEverLeft => [
         "prune::a_step_is_bounded_and_says_what_is_left",
         "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::a_step_is_bounded_for_install_tokens",
         "prune::old_snapshots_go_and_younger_ones_stay",
     ],
     something_is_always_left: SomethingIsAlwaysLeft => [
         "candidate::candidates_come_with_their_newest_numbers",
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
         "prune::a_host_outlives_its_reports",
         "prune::a_position_is_never_given_again",
         "prune::a_report_of_any_day_finds_room",
         "prune::a_step_is_bounded_and_says_what_is_left",
         "prune::a_step_is_bounded_for_containers_and_tombstones",
+        "prune::a_step_is_bounded_for_install_tokens",
         "prune::containers_are_named_for_as_long_as_a_report_measured_them",
         "prune::containers_go_some_time_after_they_were_removed",
         "prune::old_events_go_and_younger_ones_stay",
         "prune::old_snapshots_go_and_younger_ones_stay",
         "prune::old_tombstones_go_and_younger_ones_stay",
         "prune::reports_stay_whole_when_their_containers_go",
+        "prune::spent_install_tokens_go_and_younger_ones_stay",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
     ],
     the_newest_report_is_forgotten: TheNewestReportIsForgotten => [
         "prune::a_host_outlives_its_reports",

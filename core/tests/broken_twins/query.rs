@@ -353,6 +353,9 @@ twins! {
         "prune::a_step_is_bounded_for_containers_and_tombstones",
     ],
     handles_remember_aggregates: HandlesRememberAggregates::default() => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+        "prune::a_step_is_bounded_for_install_tokens",
+        "prune::spent_install_tokens_go_and_younger_ones_stay",
         "query::every_read_sees_what_another_handle_wrote",
     ],
     unknown_hashes_are_remembered: RemembersUnknownHashes::default() => [
@@ -366,6 +369,10 @@ twins! {
         "token::a_token_is_overwritten_whole",
     ],
     no_install_token_is_found_by_id: NoInstallTokenIsFoundById => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
+        "prune::a_step_is_bounded_for_install_tokens",
+        "prune::spent_install_tokens_go_and_younger_ones_stay",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
         "query::an_aggregate_is_loaded_by_every_key",
         "round_trip::a_tenant_bound_install_token_is_an_aggregate_of_its_own",
     ],

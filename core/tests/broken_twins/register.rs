@@ -242,6 +242,7 @@ twins! {
         "commit::a_change_frees_the_old_name_and_the_old_external_id",
     ],
     tenant_install_tokens_share_a_hash: TenantInstallTokensShareAHash => [
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
         "token::an_install_tokens_hash_is_accepted_once",
     ],
     archived_hosts_keep_their_names: ArchivedHostsKeepTheirNames => [
@@ -277,5 +278,6 @@ twins! {
     ],
     install_hashes_of_deleted_hosts_are_forgotten: InstallHashesOfDeletedHostsAreForgotten => [
         "deletion::the_hash_of_a_deleted_hosts_install_token_stays_seen",
+        "prune::the_hash_of_a_pruned_install_token_stays_seen",
     ],
 }

@@ -145,9 +145,11 @@ twins! {
             }
         }
     }) => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
         "round_trip::every_state_of_an_install_token",
     ],
     spent_tenant_tokens_are_revoked: SpentTenantTokensAreRevoked => [
+        "prune::a_consumed_install_token_stays_while_what_it_bought_may_act",
         "round_trip::a_tenant_bound_install_token_is_an_aggregate_of_its_own",
     ],
     events_lose_their_actor: EventsAre(|event| event.actor = None) => [

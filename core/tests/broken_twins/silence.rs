@@ -33,7 +33,7 @@ impl Fault for SweepsJudgeByMemory {
         store.touch(contacts).await
     }
     async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
-        let silent_before = sweep.pace.silent_before(sweep.now);
+        let silent_before = sweep.now.saturating_sub(sweep.pace.window);
         let mut missed = Vec::new();
         for host in online(store).await {
             let heard = self.0.lock().unwrap().get(&host.host.id).copied();
@@ -80,7 +80,7 @@ async fn online(store: &MemoryStore) -> Vec<HostRecord> {
 
 /// Who is online, of those that are archived or of those that are not.
 async fn seen(store: &MemoryStore, sweep: &Sweep, archived: bool) -> Seen {
-    let silent_before = sweep.pace.silent_before(sweep.now);
+    let silent_before = sweep.now.saturating_sub(sweep.pace.window);
     let hosts = online(store).await.into_iter().filter(|host| host.host.is_archived() == archived);
     let (silent, heard): (Vec<_>, Vec<_>) =
         hosts.partition(|host| host.presence.presence.last_seen_at() < Some(silent_before));
@@ -90,7 +90,8 @@ async fn seen(store: &MemoryStore, sweep: &Sweep, archived: bool) -> Seen {
 /// Writes the event of a verdict that does not hold.
 async fn tell(store: &MemoryStore, sweep: &Sweep, of: HostRecord) -> Result<Vec<Event>, StoreError> {
     let last_seen_at = of.presence.presence.last_seen_at().unwrap_or(sweep.now);
-    let silence = Silence::of_sweep(sweep, sweep.now, false, [of.host.id]).remove(0);
+    let silence =
+        Silence::of_sweep(sweep, Monitor::default().rule(sweep.now, sweep.pace), false, [of.host.id]).remove(0);
     let (before, after) = (Presence::Online { last_seen_at }, Presence::Unreachable { last_seen_at, since: sweep.now });
     let event = went_silent(&silence, &of.host.tenant_id, of.host.kind, before, after);
     store.commit(Commit { writes: Vec::new(), events: event.into_iter().collect() }).await
@@ -142,7 +143,7 @@ faults! {
     /// `>=` for `>`.
     ExactlyTheWindowIsTooLong {
         async fn sweep(&self, store: &MemoryStore, mut sweep: Sweep) -> Result<Swept, StoreError> {
-            let silent_before = sweep.pace.silent_before(sweep.now);
+            let silent_before = sweep.now.saturating_sub(sweep.pace.window);
             if online(store).await.iter().any(|host| host.presence.presence.last_seen_at() == Some(silent_before)) {
                 sweep.pace.window = sweep.pace.window.saturating_sub(Duration::from_micros(1));
             }
@@ -314,6 +315,11 @@ twins! {
     sweeps_judge_by_memory: SweepsJudgeByMemory::default() => [
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+        "window::a_host_falls_silent_by_its_own_window",
+        "window::a_storm_is_told_by_each_hosts_own_window",
+        "window::another_window_counts_from_its_commit_on",
+        "window::contacts_count_within_a_hosts_own_window",
+        "window::windows_that_ended_first_are_judged_first",
     ],
     each_handle_has_its_monitor: EachHandleHasItsMonitor::default() => [
         "candidate::only_hosts_that_may_take_work_are_candidates",
@@ -327,12 +333,23 @@ twins! {
         "silence::an_absence_of_every_handle_suspends_verdicts",
         "silence::only_who_is_online_falls_silent",
         "silence::silence_beyond_the_window_is_one_event",
+        "window::a_host_falls_silent_by_its_own_window",
+        "window::a_storm_is_told_by_each_hosts_own_window",
+        "window::an_absence_does_not_count_towards_any_window",
+        "window::another_window_counts_from_its_commit_on",
+        "window::contacts_count_within_a_hosts_own_window",
+        "window::windows_that_ended_first_are_judged_first",
     ],
     sweeps_tell_twice: SweepsTellTwice => [
         "silence::a_storm_gathers_over_a_window",
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
         "silence::an_absence_of_every_handle_suspends_verdicts",
         "silence::silence_beyond_the_window_is_one_event",
+        "window::a_host_falls_silent_by_its_own_window",
+        "window::a_storm_is_told_by_each_hosts_own_window",
+        "window::an_absence_does_not_count_towards_any_window",
+        "window::contacts_count_within_a_hosts_own_window",
+        "window::windows_that_ended_first_are_judged_first",
     ],
     archived_hosts_fall_silent: ArchivedHostsFallSilent => [
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
@@ -344,18 +361,24 @@ twins! {
     ],
     exactly_the_window_is_too_long: ExactlyTheWindowIsTooLong => [
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+        "window::a_host_falls_silent_by_its_own_window",
     ],
     the_window_is_counted_in_seconds: TheWindowIsCountedInSeconds => [
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+        "window::a_host_falls_silent_by_its_own_window",
+        "window::contacts_count_within_a_hosts_own_window",
     ],
     sweeps_are_unbounded: SweepsAreUnbounded => [
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+        "window::windows_that_ended_first_are_judged_first",
     ],
     a_full_sweep_says_more: AFullSweepSaysMore => [
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
+        "window::windows_that_ended_first_are_judged_first",
     ],
     absences_are_not_noticed: AbsencesAreNotNoticed => [
         "silence::an_absence_of_every_handle_suspends_verdicts",
+        "window::an_absence_does_not_count_towards_any_window",
     ],
     storms_are_not_told: StormsAreNotTold => [
         "silence::a_storm_is_held_back_and_then_told",
@@ -365,9 +388,11 @@ twins! {
     ],
     archived_hosts_count_as_left: ArchivedHostsCountAsLeft => [
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+        "window::a_storm_is_told_by_each_hosts_own_window",
     ],
     falls_are_forgotten: FallsAreForgotten => [
         "silence::a_storm_gathers_over_a_window",
+        "window::a_storm_is_told_by_each_hosts_own_window",
     ],
     last_seen_goes_back: ShowsPresence::of(Shown::LastContact) => [
         "contact::last_seen_never_goes_back",

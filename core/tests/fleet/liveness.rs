@@ -8,9 +8,10 @@ use enlist_core::conformance::sample::{self, at};
 use enlist_core::event::EventBody;
 use enlist_core::fleet::TokioTimer;
 use enlist_core::host::Status;
+use enlist_core::liveness::LivenessWindow;
 use enlist_core::policy::Scope;
-use enlist_core::store::{EventQuery, Store};
-use enlist_core::wire::MonitorStatus;
+use enlist_core::store::{EventQuery, Revision, Store};
+use enlist_core::wire::{MonitorStatus, PatchHost};
 use enlist_core::{Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -93,6 +94,28 @@ async fn an_agent_that_is_killed_is_unreachable_once_and_its_return_is_told() {
     assert_eq!(fallen(&world).await, [(Some(hosts[0].0), false)]);
     let last = world.events().await.pop().unwrap();
     assert_eq!((last.host_id, last.body), (Some(hosts[0].0), EventBody::HostOnline { was: Status::Unreachable }));
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_is_unreachable_by_its_own_window() {
+    let store = MemoryStore::new();
+    let (world, hosts) = world(&store, 3).await;
+    for ((host_id, _), seconds) in hosts.iter().zip([30, 300]) {
+        let read = Revision::new(world.fleet.admin(&world.root).host(*host_id).await.unwrap().revision);
+        let window = Some(LivenessWindow::from_secs(seconds).ok());
+        let patch = PatchHost { liveness_window_seconds: window, ..PatchHost::default() };
+        world.fleet.admin(&world.root).edit_host(*host_id, read, patch).await.unwrap();
+    }
+    let server = Server::start(&store, &world.clock);
+    pass(&world, Some(&server), 200, &hosts).await;
+    // Their last heartbeat was 9 s ago.
+    for (seconds, expected) in [(21, 0), (10, 1), (49, 1), (11, 2), (200, 2), (10, 3)] {
+        pass(&world, None, seconds, &[]).await;
+        assert_eq!(fallen(&world).await.len(), expected);
+    }
+    let order: Vec<_> = fallen(&world).await.into_iter().map(|(host_id, _)| host_id).collect();
+    assert_eq!(order, [Some(hosts[0].0), Some(hosts[2].0), Some(hosts[1].0)]);
     server.stop().await;
 }
 

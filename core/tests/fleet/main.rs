@@ -22,4 +22,5 @@ mod rotation;
 mod series;
 mod tenant_exchange;
 mod watched;
+mod window;
 mod world;

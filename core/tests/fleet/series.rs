@@ -8,7 +8,8 @@ use enlist_core::conformance::sample::{self, at};
 use enlist_core::container::{Container, ContainerMetrics};
 use enlist_core::fleet::{AdminError, SeriesRange};
 use enlist_core::host::Host;
-use enlist_core::store::{SnapshotContainers, Store};
+use enlist_core::liveness::LivenessWindow;
+use enlist_core::store::{Revision, SnapshotContainers, Store};
 use enlist_core::telemetry::{HostMetrics, HostReport, Report, SeriesError, Step};
 use enlist_core::wire::{HostBucketBody, SeriesBody};
 
@@ -174,6 +175,17 @@ async fn a_gap_within_a_long_step_is_none() {
     };
     assert_eq!(rates(60).await, [None, Some(1)]);
     assert_eq!(rates(300).await, [None, Some(2)]);
+}
+
+/// Its agent may report that rarely.
+#[tokio::test]
+async fn a_gap_within_a_hosts_own_window_is_none() {
+    let (world, store, host) = stored([report(0), report(300), report(330)]).await;
+    let own = Host { liveness_window: LivenessWindow::from_secs(301).ok(), ..host.clone() };
+    sample::commit(&store, sample::write(Revision::FIRST, &own)).await;
+    let course = world.fleet.admin(&world.root).telemetry_series(host.id, range(0, 600, 60)).await.unwrap();
+    let rates = course.items.iter().map(|bucket| bucket.metrics.network_rx_bytes_per_second.map(|rate| rate.count));
+    assert_eq!(rates.collect::<Vec<_>>(), [None, Some(2)]);
 }
 
 #[tokio::test]

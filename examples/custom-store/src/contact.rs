@@ -59,7 +59,7 @@ fn append_one(
     note_use(tables, contact)?;
     let before = presence.shown.presence;
     events.extend(presence.contact(contact, &host));
-    liveness::note(tables, id, before, presence.shown.presence)?;
+    liveness::note(tables, &host, before, presence.shown.presence)?;
     let outcome = match stored.map(HostSnapshot::from) {
         Some(stored) if stored.repeats(&report) => AppendOutcome::Duplicate,
         Some(_) => AppendOutcome::Conflict,
@@ -142,7 +142,7 @@ pub(crate) fn touch(tables: &mut Writer<'_>, contacts: &[Contact]) -> Result<Vec
         note_use(tables, contact)?;
         let before = presence.shown.presence;
         events.extend(presence.contact(contact, &host));
-        liveness::note(tables, host.id.key(), before, presence.shown.presence)?;
+        liveness::note(tables, &host, before, presence.shown.presence)?;
         put(&mut tables.presence, host.id.key(), &presence)?;
     }
     event::append(tables, events)

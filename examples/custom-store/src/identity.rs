@@ -76,8 +76,9 @@ pub(crate) fn authenticate(tables: &Reader, hash: &TokenHash) -> Result<Option<K
         return Ok(tombstone.map(|row| Known::Tombstone(row.0)));
     };
     let HostRow { host, .. } = get(&tables.hosts, token.host_id.key())?.ok_or(MISSING)?;
-    let Host { tenant_id, lifecycle, generation, .. } = host;
-    Ok(Some(Known::Credential(Box::new(Credential { token, tenant_id, lifecycle, generation }))))
+    let Host { tenant_id, lifecycle, generation, liveness_window, .. } = host;
+    let credential = Credential { token, tenant_id, lifecycle, generation, liveness_window };
+    Ok(Some(Known::Credential(Box::new(credential))))
 }
 
 /// `find_host`.
@@ -235,7 +236,11 @@ fn write_host(tables: &mut Writer<'_>, write: HostWrite) -> Result<(), Failure> 
     let mut presence = match get::<_, HostRow>(&tables.hosts, id)? {
         Some(before) => {
             give_free(tables, &before.host)?;
-            get(&tables.presence, id)?.ok_or(MISSING)?
+            let row: PresenceRow = get(&tables.presence, id)?.ok_or(MISSING)?;
+            // Its window may be another one.
+            liveness::note(tables, &before.host, row.shown.presence, Presence::Pending)?;
+            liveness::note(tables, &host, Presence::Pending, row.shown.presence)?;
+            row
         }
         None => PresenceRow { shown: HostPresence::default(), last_complete_at: None },
     };
@@ -340,7 +345,7 @@ fn delete_host(tables: &mut Writer<'_>, host_id: HostId, deleted_at: Timestamp) 
     tables.hosts.remove(id)?;
     tables.ring.remove((host.id.lot(), id))?;
     let presence: PresenceRow = get(&tables.presence, id)?.ok_or(MISSING)?;
-    liveness::note(tables, id, presence.shown.presence, Presence::Pending)?;
+    liveness::note(tables, &host, presence.shown.presence, Presence::Pending)?;
     tables.presence.remove(id)?;
     tables.deleted.insert(id, ())?;
     for InstallTokenRow { token, .. } in all_of(&tables.install_tokens, id)? {

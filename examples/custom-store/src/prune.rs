@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use enlist_core::install_token::{Binding, InstallTokenState};
 use enlist_core::store::{Prune, Pruned};
 use redb::{ReadableTable, Value};
 
 use crate::error::Failure;
-use crate::record::{PresenceRow, TombstoneRow, decode};
-use crate::schema::{Writer, get, put};
+use crate::record::{AgentTokenRow, InstallTokenRow, PresenceRow, TombstoneRow, decode};
+use crate::schema::{AsKey, Writer, get, owned, put};
 
 /// How many rows of a kind may still go, and whether more would have had to.
 struct Budget {
@@ -30,7 +31,8 @@ pub(crate) fn prune(tables: &mut Writer<'_>, prune: &Prune) -> Result<Pruned, Fa
     let deleted: BTreeSet<_> = keys(&tables.deleted)?.into_iter().collect();
     let hosts = keys(&tables.hosts)?;
     let budget = || Budget { left: prune.limit, more: false };
-    let (mut snapshots, mut containers, mut events, mut tombstones) = (budget(), budget(), budget(), budget());
+    let (mut snapshots, mut containers, mut events) = (budget(), budget(), budget());
+    let (mut tombstones, mut install_tokens) = (budget(), budget());
 
     let bounds = hosts.into_iter().map(|host| (host, prune.snapshots_before.unix_micros()));
     for (host, before) in bounds.chain(deleted.iter().map(|host| (*host, i64::MAX))) {
@@ -79,7 +81,31 @@ pub(crate) fn prune(tables: &mut Writer<'_>, prune: &Prune) -> Result<Pruned, Fa
         tables.tombstones.remove(&hash)?;
     }
 
-    let kinds = [snapshots, containers, events, tombstones];
+    let mut spent = Vec::new();
+    for row in tables.install_tokens.iter()? {
+        let (key, row) = row?;
+        let InstallTokenRow { token, .. } = decode(row.value())?;
+        let bought: Option<AgentTokenRow> = match token.state {
+            InstallTokenState::Consumed { agent_token, .. } => {
+                owned(&tables.agent_tokens, &tables.agent_owners, Some(agent_token.key()))?
+            }
+            InstallTokenState::Issued | InstallTokenState::Revoked { .. } => None,
+        };
+        let spent_at = token.spent_at(bought.as_ref().map(|row| &row.0));
+        if install_tokens.takes(spent_at.is_some_and(|at| at < prune.install_tokens_before)) {
+            spent.push((key.value(), token));
+        }
+    }
+    for (key, token) in spent {
+        // Its hash stays.
+        tables.install_tokens.remove(key)?;
+        tables.install_owners.remove(token.id.key())?;
+        if token.binding == Binding::Tenant {
+            tables.tenant_install_tokens.remove((token.tenant_id.as_str(), token.id.key()))?;
+        }
+    }
+
+    let kinds = [snapshots, containers, events, tombstones, install_tokens];
     let rows = kinds.iter().map(|kind| (prune.limit - kind.left) as u64).sum();
     Ok(Pruned { rows, more: kinds.iter().any(|kind| kind.more) })
 }

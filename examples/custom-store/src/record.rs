@@ -14,6 +14,7 @@ use enlist_core::host::{
     ExternalId, Host, HostKind, HostName, LabelKey, LabelValue, Lifecycle, Placement, Presence, Tag,
 };
 use enlist_core::install_token::{Binding, Claim, InstallToken, InstallTokenState};
+use enlist_core::liveness::LivenessWindow;
 use enlist_core::store::{ContainerRecord, HostPresence, StoreErrorKind, Tombstone};
 use enlist_core::telemetry::{AgentReport, ContainerSnapshot, HostFacts, HostMetrics, HostSnapshot};
 use enlist_core::{ActorId, AgentTokenId, EventId, HostId, InstallTokenId, LineageId, TenantId, Timestamp, TokenHash};
@@ -142,6 +143,7 @@ struct HostDef {
     address: Option<Placement>,
     tags: BTreeSet<Tag>,
     labels: BTreeMap<LabelKey, LabelValue>,
+    liveness_window: Option<LivenessWindow>,
     cordoned: bool,
     #[serde(with = "LifecycleDef")]
     lifecycle: Lifecycle,

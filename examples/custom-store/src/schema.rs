@@ -51,8 +51,8 @@ tables! {
     ring: (u64, u128) => (),
     /// `PresenceRow` by the host.
     presence: u128 => Json,
-    /// Hosts that are online, by when they were heard last.
-    online: (i64, u128) => (),
+    /// Hosts that are online, by their own window in seconds (0: the fleet's) and by when they were heard last.
+    online: (u32, i64, u128) => (),
     /// `Monitor`, under a key of its own.
     monitor: &'static str => Json,
     /// Unarchived hosts by tenant and name.

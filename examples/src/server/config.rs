@@ -108,6 +108,10 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_EVENT_RETENTION", default_value = "365d", value_parser = humantime::parse_duration)]
     pub event_retention: Duration,
 
+    /// How long install tokens are listed that are of no use any more; at least 30 days.
+    #[arg(long, env = "ENLIST_INSTALL_TOKEN_RETENTION", default_value = "365d", value_parser = humantime::parse_duration)]
+    pub install_token_retention: Duration,
+
     /// Where every event is sent as it happens, signed, one `POST` an event, in order, until it is answered with 2xx. Of
     /// several replicas one is told.
     #[arg(long, env = "ENLIST_WEBHOOK_URL", value_name = "URL", hide_env_values = true)]
@@ -170,6 +174,7 @@ impl ServeArgs {
         limits.report_interval = self.report_interval;
         limits.telemetry_retention = self.telemetry_retention;
         limits.event_retention = self.event_retention;
+        limits.install_token_retention = self.install_token_retention;
         limits.agent_token_life = self.agent_token_life;
         limits.rotate_after = self.rotate_after;
         limits.refused_exchanges_per_minute = NonZeroU32::new(self.exchange_per_minute);

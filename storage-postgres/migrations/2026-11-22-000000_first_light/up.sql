@@ -36,6 +36,8 @@ CREATE TABLE hosts (
     availability_zone text COLLATE "C",
     address           text COLLATE "C",
     labels            json             NOT NULL CHECK (json_typeof(labels) = 'object'),
+    -- In seconds. Null: the fleet's.
+    liveness_window   bigint           CHECK (liveness_window BETWEEN 3 AND 86400),
     cordoned          boolean          NOT NULL,
     -- Null while the host is live: lifecycle and its one fact are one column, so that they cannot disagree.
     archived_at       timestamptz,
@@ -102,6 +104,14 @@ CREATE TABLE install_tokens (
     created_by      text COLLATE "C" NOT NULL CHECK (created_by <> ''),
     created_at      timestamptz      NOT NULL,
     expires_at      timestamptz      NOT NULL,
+    -- Whether what it bought has ended, or was deleted with its host: noted by triggers, so that looking for what is spent
+    -- passes over no host that still works with what it bought, years ago.
+    bought_ended    boolean          NOT NULL DEFAULT false,
+    -- `InstallToken::spent_at`, restated.
+    spent_at        timestamptz      GENERATED ALWAYS AS (CASE
+        WHEN state = 'issued' THEN expires_at
+        WHEN state = 'revoked' OR bought_ended THEN state_at
+    END) STORED,
     CONSTRAINT install_tokens_hash_seen FOREIGN KEY (hash, id) REFERENCES token_hashes (hash, token_id),
     -- A token of one tenant that enrols a host of another would cross the one border that must hold: both columns.
     CONSTRAINT install_tokens_host_of_tenant FOREIGN KEY (tenant_id, host_id) REFERENCES hosts (tenant_id, id)
@@ -128,6 +138,9 @@ CREATE INDEX install_tokens_host ON install_tokens (host_id, id) WHERE host_id I
 CREATE INDEX install_tokens_of_tenant ON install_tokens (tenant_id, id) WHERE host_id IS NULL;
 -- What the foreign key looks for when a host is deleted.
 CREATE INDEX install_tokens_tenant ON install_tokens (tenant_id, host_id);
+-- What goes by age, and whose it is that has ended.
+CREATE INDEX install_tokens_spent ON install_tokens (spent_at) WHERE spent_at IS NOT NULL;
+CREATE INDEX install_tokens_bought ON install_tokens (agent_token_id) WHERE agent_token_id IS NOT NULL;
 
 CREATE TABLE agent_tokens (
     id                      uuid             NOT NULL CONSTRAINT agent_tokens_pkey PRIMARY KEY,
@@ -182,6 +195,20 @@ CREATE TABLE agent_tokens (
 CREATE UNIQUE INDEX agent_tokens_active ON agent_tokens (lineage_id) WHERE state = 'active';
 CREATE UNIQUE INDEX agent_tokens_pending ON agent_tokens (lineage_id) WHERE state = 'pending';
 CREATE INDEX agent_tokens_host ON agent_tokens (host_id, id);
+
+CREATE FUNCTION note_bought_ended() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        UPDATE install_tokens SET bought_ended = true WHERE agent_token_id = OLD.id;
+    ELSE
+        UPDATE install_tokens SET bought_ended = true WHERE agent_token_id = NEW.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER agent_tokens_ended AFTER INSERT OR UPDATE OF state ON agent_tokens FOR EACH ROW
+    WHEN (NEW.state NOT IN ('pending', 'active')) EXECUTE FUNCTION note_bought_ended();
+CREATE TRIGGER agent_tokens_deleted AFTER DELETE ON agent_tokens FOR EACH ROW EXECUTE FUNCTION note_bought_ended();
 
 -- What is left of the agent tokens of a deleted host: its agent can be told, and the hash stays refused, until both
 -- rows go together. One direction only: what goes by age is the register's row, and this one with it.
@@ -248,11 +275,15 @@ CREATE TABLE host_presence (
     -- Whether `hosts.archived_at` is set, restated: a statement that had to wait for this row sees it as it is then, but
     -- every other row as it was when the statement began. What takes a report in one statement decides by this row alone.
     archived           boolean          NOT NULL,
-    -- The minute of `last_seen_at`, counted from 2000: what a sweep finds silent hosts by. An index of `last_seen_at` itself
-    -- would have every report write to all indexes; of reports that come twice a minute or more often, this lets one a
-    -- minute do so. Written out, since minutes of a time are what no function of PostgreSQL 13 gives that is immutable.
-    last_seen_minute   bigint           GENERATED ALWAYS AS
-        (floor(date_part('epoch', last_seen_at - timestamptz '2000-01-01 00:00:00+00') / 60)::bigint) STORED,
+    -- `hosts.liveness_window`, restated: an index of last contacts cannot look it up.
+    liveness_window    bigint,
+    -- What a sweep finds silent hosts by: the minute of `last_seen_at`, or, of a host with a window of its own, that in which
+    -- it ends; counted from 2000. An index of `last_seen_at` itself would have every report write to all indexes; of
+    -- reports that come twice a minute or more often, this lets one a minute do so. Written out, since minutes of a
+    -- time are what no function of PostgreSQL 13 gives that is immutable.
+    sweep_minute       bigint           GENERATED ALWAYS AS
+        (floor((date_part('epoch', last_seen_at - timestamptz '2000-01-01 00:00:00+00') + coalesce(liveness_window, 0))
+               / 60)::bigint) STORED,
     CONSTRAINT host_presence_facts CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
@@ -262,7 +293,9 @@ CREATE TABLE host_presence (
 
 -- Finds the few hosts that are online and were not heard of late, several times a minute. Those that fell are not in it:
 -- they may stay for years.
-CREATE INDEX host_presence_online ON host_presence (last_seen_minute) WHERE presence = 'online';
+CREATE INDEX host_presence_online ON host_presence (sweep_minute) WHERE presence = 'online' AND liveness_window IS NULL;
+CREATE INDEX host_presence_online_own ON host_presence (sweep_minute)
+    WHERE presence = 'online' AND liveness_window IS NOT NULL;
 
 -- What all replicas that look for silent hosts know together.
 CREATE TABLE monitor (
@@ -288,16 +321,19 @@ END
 $$;
 CREATE TRIGGER hosts_bury BEFORE DELETE ON hosts FOR EACH ROW EXECUTE FUNCTION bury_host();
 
--- By a trigger, so that whoever archives restates it, in the same commit. The presence of hosts is locked after the hosts
--- themselves, here as everywhere.
-CREATE FUNCTION restate_archived() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- By a trigger, so that whoever archives, or sets a window, restates it, in the same commit. The presence of hosts is locked
+-- after the hosts themselves, here as everywhere.
+CREATE FUNCTION restate_host() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL WHERE host_id = NEW.id;
+    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL, liveness_window = NEW.liveness_window
+    WHERE host_id = NEW.id;
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER hosts_archived AFTER UPDATE OF archived_at ON hosts FOR EACH ROW
-    WHEN ((OLD.archived_at IS NULL) <> (NEW.archived_at IS NULL)) EXECUTE FUNCTION restate_archived();
+CREATE TRIGGER hosts_restated AFTER UPDATE OF archived_at, liveness_window ON hosts FOR EACH ROW
+    WHEN ((OLD.archived_at IS NULL) <> (NEW.archived_at IS NULL)
+          OR OLD.liveness_window IS DISTINCT FROM NEW.liveness_window)
+    EXECUTE FUNCTION restate_host();
 
 CREATE TABLE containers (
     host_id       uuid             NOT NULL,

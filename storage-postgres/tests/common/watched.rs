@@ -159,6 +159,7 @@ pub(crate) fn nothing(now: Timestamp) -> Prune {
         events_before: Timestamp::MIN,
         containers_removed_before: Timestamp::MIN,
         tombstones_before: Timestamp::MIN,
+        install_tokens_before: Timestamp::MIN,
         limit: 1,
     }
 }

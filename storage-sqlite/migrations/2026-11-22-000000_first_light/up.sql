@@ -31,6 +31,8 @@ CREATE TABLE hosts (
     availability_zone TEXT,
     address           TEXT,
     labels            TEXT    NOT NULL CHECK (json_valid(labels)),
+    -- In seconds. Null: the fleet's.
+    liveness_window   INTEGER CHECK (liveness_window BETWEEN 3 AND 86400),
     cordoned          INTEGER NOT NULL CHECK (cordoned IN (0, 1)),
     -- Null while the host is live: lifecycle and its one fact are one column, so that they cannot disagree.
     archived_at       INTEGER,
@@ -165,7 +167,9 @@ CREATE UNIQUE INDEX agent_tokens_active ON agent_tokens (lineage_id) WHERE state
 CREATE UNIQUE INDEX agent_tokens_pending ON agent_tokens (lineage_id) WHERE state = 'pending';
 CREATE INDEX agent_tokens_host ON agent_tokens (host_id, id);
 
-CREATE TRIGGER install_tokens_hash_once BEFORE INSERT ON install_tokens BEGIN
+-- One that was pruned keeps its hash, and a commit that had loaded it before may write it again.
+CREATE TRIGGER install_tokens_hash_once BEFORE INSERT ON install_tokens
+WHEN NOT EXISTS (SELECT 1 FROM token_hashes WHERE hash = NEW.hash AND token_id = NEW.id) BEGIN
     INSERT INTO token_hashes (hash, token_id) VALUES (NEW.hash, NEW.id);
 END;
 CREATE TRIGGER agent_tokens_hash_once BEFORE INSERT ON agent_tokens BEGIN
@@ -222,6 +226,8 @@ CREATE TABLE host_presence (
     last_complete_at   INTEGER,
     -- Raised by every write of a container row of the host: whoever caches those rows compares it.
     containers_version INTEGER NOT NULL CHECK (containers_version >= 0),
+    -- `hosts.liveness_window`, restated: an index of last contacts cannot look it up.
+    liveness_window    INTEGER,
     CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL

@@ -33,7 +33,8 @@ WHEN EXISTS (SELECT 1 FROM deleted_hosts WHERE host_id = NEW.id) BEGIN
 END;
 
 -- The register of hashes stays as it is, but for agent tokens of deleted hosts: those are seen for as long as there is
--- a tombstone, and forgotten with it, or the register would grow for ever. Those of install tokens are never forgotten.
+-- a tombstone, and forgotten with it, or the register would grow for ever. Those of install tokens are never forgotten,
+-- also when the tokens themselves are pruned.
 CREATE TRIGGER tombstones_hash_forgotten AFTER DELETE ON tombstones BEGIN
     DELETE FROM token_hashes WHERE hash = OLD.hash AND token_id = OLD.token_id;
 END;
@@ -76,7 +77,15 @@ END;
 
 -- Finds the few hosts that are online and were not heard of late among all that were, several times a minute. It costs
 -- each report two small writes to pages that a group of reports shares. Those that fell are not in it: they may stay for years.
-CREATE INDEX host_presence_online ON host_presence (last_seen_at) WHERE presence = 'online';
+CREATE INDEX host_presence_online ON host_presence (last_seen_at) WHERE presence = 'online' AND liveness_window IS NULL;
+-- The same for hosts with a window of their own, by when it ends.
+CREATE INDEX host_presence_online_own ON host_presence (last_seen_at + liveness_window * 1000000)
+    WHERE presence = 'online' AND liveness_window IS NOT NULL;
+-- So that whoever changes a host's window restates it.
+CREATE TRIGGER hosts_liveness_window AFTER UPDATE OF liveness_window ON hosts
+WHEN NEW.liveness_window IS NOT OLD.liveness_window BEGIN
+    UPDATE host_presence SET liveness_window = NEW.liveness_window WHERE host_id = NEW.id;
+END;
 -- What is counted of it when many fall at once: how long ago they did is the monitor's to remember.
 CREATE TABLE monitor (
     -- One row, ever.
@@ -97,6 +106,29 @@ CREATE INDEX host_tags_ring ON host_tags (tag, substr(host_id, 9), host_id);
 -- Age ---------------------------------------------------------------------------------------------------------------
 
 CREATE INDEX events_at ON events (at);
+
+-- Whether the agent token that it was exchanged for has ended, or was deleted with its host: noted by triggers, so that
+-- looking for what is spent passes over no host that still works with what it bought, years ago.
+ALTER TABLE install_tokens ADD COLUMN bought_ended INTEGER NOT NULL DEFAULT 0 CHECK (bought_ended IN (0, 1));
+-- `InstallToken::spent_at`, restated.
+ALTER TABLE install_tokens ADD COLUMN spent_at INTEGER GENERATED ALWAYS AS (CASE
+    WHEN state = 'issued' THEN expires_at
+    WHEN state = 'revoked' OR bought_ended THEN state_at
+END) VIRTUAL;
+CREATE INDEX install_tokens_spent ON install_tokens (spent_at) WHERE spent_at IS NOT NULL;
+CREATE INDEX install_tokens_bought ON install_tokens (agent_token_id) WHERE agent_token_id IS NOT NULL;
+UPDATE install_tokens SET bought_ended = 1
+WHERE state = 'consumed' AND NOT EXISTS (
+    SELECT 1 FROM agent_tokens WHERE agent_tokens.id = agent_token_id AND agent_tokens.state IN ('pending', 'active'));
+CREATE TRIGGER bought_made_ended AFTER INSERT ON agent_tokens WHEN NEW.state NOT IN ('pending', 'active') BEGIN
+    UPDATE install_tokens SET bought_ended = 1 WHERE agent_token_id = NEW.id;
+END;
+CREATE TRIGGER bought_ended AFTER UPDATE OF state ON agent_tokens WHEN NEW.state NOT IN ('pending', 'active') BEGIN
+    UPDATE install_tokens SET bought_ended = 1 WHERE agent_token_id = NEW.id;
+END;
+CREATE TRIGGER bought_deleted AFTER DELETE ON agent_tokens BEGIN
+    UPDATE install_tokens SET bought_ended = 1 WHERE agent_token_id = OLD.id;
+END;
 -- Written once in a container's life, unlike an index of all of them.
 CREATE INDEX containers_removed ON containers (removed_at) WHERE removed_at IS NOT NULL;
 

@@ -15,6 +15,7 @@ pub(crate) fn prune_nothing() -> Prune {
         events_before: Timestamp::MIN,
         containers_removed_before: Timestamp::MIN,
         tombstones_before: Timestamp::MIN,
+        install_tokens_before: Timestamp::MIN,
         limit: 1_000,
     }
 }

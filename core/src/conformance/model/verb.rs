@@ -14,7 +14,7 @@ use crate::event::{EventBody, NewEvent};
 use crate::host::{ExternalId, Host};
 use crate::id::{HostId, LineageId};
 use crate::install_token::{Claim, Exchange, InstallToken};
-use crate::liveness;
+use crate::liveness::{self, LivenessWindow, Rule};
 use crate::secret::TokenHash;
 use crate::store::{
     Aggregate, Append, AppendOutcome, Commit, Contact, Expected, HostWrite, Key, Presented, Prune, Revision, Silence,
@@ -95,6 +95,12 @@ fn pick<T: Clone>(all: &[T], n: usize) -> Option<T> {
     all.get(n.checked_rem(all.len())?).cloned()
 }
 
+/// Of some hosts, by their names: shorter and longer than what sweeps go by.
+fn own_window(name: usize) -> Option<LivenessWindow> {
+    let seconds = [None, None, Some(10), Some(60), Some(3_600)][name];
+    seconds.map(|seconds| LivenessWindow::from_secs(seconds).expect("it is within bounds"))
+}
+
 /// A revision that has gone by, or that never was.
 fn stale(revision: Revision) -> Revision {
     if revision == Revision::FIRST { revision.next() } else { Revision::new(revision.get() - 1) }
@@ -155,6 +161,7 @@ impl World {
         let host = Host {
             tenant_id: self.tenant.clone(),
             external_id,
+            liveness_window: own_window(name),
             created_at: self.now,
             updated_at: self.now,
             ..sample::host(&format!("host {name}"))
@@ -403,12 +410,15 @@ impl World {
     /// Sweeps until the store's monitor lets it, since other sequences have hosts there too; then until nobody is left.
     async fn silence(&mut self, store: &impl Store, window: Duration) -> Agreement {
         loop {
-            let swept = store.sweep(sample::sweep(self.now, window)).await?;
+            let sweep = sample::sweep(self.now, window);
+            let pace = sweep.pace;
+            let swept = store.sweep(sweep).await?;
+            let rule = swept.monitor.rule(self.now, pace);
             match swept.verdict {
                 liveness::Verdict::Sweep { storm } => {
-                    self.fall(&swept, window, storm)?;
+                    self.fall(&swept, rule, storm)?;
                     if !swept.more {
-                        return self.nobody_is_silent(window);
+                        return self.nobody_is_silent(rule);
                     }
                 }
                 liveness::Verdict::Suspended { until, .. } | liveness::Verdict::Holding { until, .. } => {
@@ -417,28 +427,29 @@ impl World {
                     }
                     self.now = until;
                 }
+                // Others were there with a clock of their own, and are gone.
+                liveness::Verdict::Behind => self.now = self.now.saturating_add(pace.tick),
             }
         }
     }
 
     /// Whom a sweep told of has to have been silent.
-    fn fall(&mut self, swept: &Swept, window: Duration, storm: bool) -> Agreement {
+    fn fall(&mut self, swept: &Swept, rule: Rule, storm: bool) -> Agreement {
         let own = swept.events.iter().filter(|event| event.event.tenant_id == self.tenant);
         let written: Vec<_> = own.cloned().collect();
         let mut events = Vec::new();
         for event in &written {
             let Some(host_id) = event.event.host_id else { continue };
-            let silence = Silence { host_id, at: self.now, window, storm, event_id: event.event.id };
+            let silence = Silence { host_id, rule, storm, event_id: event.event.id };
             events.extend(self.hosts.get_mut(&host_id).and_then(|entry| entry.judge(&silence)));
         }
         self.tell(&written, events)
     }
 
     /// Nobody may be left whom it should have told of. Archived hosts fall without a word.
-    fn nobody_is_silent(&mut self, window: Duration) -> Agreement {
+    fn nobody_is_silent(&mut self, rule: Rule) -> Agreement {
         for (host_id, entry) in &mut self.hosts {
-            let at = self.now;
-            let silence = Silence { host_id: *host_id, at, window, storm: false, event_id: sample::event_id() };
+            let silence = Silence { host_id: *host_id, rule, storm: false, event_id: sample::event_id() };
             if entry.judge(&silence).is_some() {
                 return Err(Disagreement(format!("host {host_id} is silent, and no sweep said so")));
             }
@@ -455,6 +466,7 @@ impl World {
             events_before: cut(Old::Events),
             containers_removed_before: cut(Old::Containers),
             tombstones_before: cut(Old::Tombstones),
+            install_tokens_before: Timestamp::MIN,
             limit: 100,
         };
         while store.prune(&prune).await?.more {}

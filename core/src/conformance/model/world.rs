@@ -121,7 +121,7 @@ impl Inhabitant {
     /// Makes a verdict of silence, if it holds; the event that has to come of it. Archived hosts fall without one.
     pub(super) fn judge(&mut self, silence: &Silence) -> Option<NewEvent> {
         let before = self.presence;
-        self.presence = before.silence(silence.at, silence.window);
+        self.presence = silence.rule.judge(before, self.host.liveness_window);
         let event = went_silent(silence, &self.host.tenant_id, self.host.kind, before, self.presence);
         event.filter(|_| !self.host.is_archived())
     }
@@ -349,6 +349,7 @@ impl World {
                 tenant_id: entry.host.tenant_id.clone(),
                 lifecycle: entry.host.lifecycle,
                 generation: entry.host.generation,
+                liveness_window: entry.host.liveness_window,
             })))
         });
         let expected = found.or_else(|| self.tombstones.get(hash).copied().map(Known::Tombstone));

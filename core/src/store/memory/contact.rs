@@ -52,20 +52,24 @@ impl State {
 
     pub(super) fn sweep(&mut self, sweep: &Sweep) -> Swept {
         let Sweep { now, pace, .. } = *sweep;
-        let silent_before = pace.silent_before(now);
-        let online = self.hosts.iter().filter_map(|(id, entry)| match entry.presence.presence {
-            Presence::Online { last_seen_at } => Some((*id, last_seen_at, entry.host.is_archived())),
-            Presence::Pending | Presence::Unreachable { .. } => None,
-        });
-        let (mut silent, heard): (Vec<_>, Vec<_>) =
-            online.partition(|(_, last_seen_at, _)| *last_seen_at < silent_before);
-        let unarchived = |hosts: &[(_, _, bool)]| hosts.iter().filter(|(.., archived)| !archived).count() as u64;
-        let seen = Seen { silent: unarchived(&silent), heard: unarchived(&heard) };
+        let rule = self.monitor.rule(now, pace);
+        let (mut silent, mut seen) = (Vec::new(), Seen { silent: 0, heard: 0 });
+        for HostEntry { host, presence, .. } in self.hosts.values() {
+            let Presence::Online { last_seen_at } = presence.presence else { continue };
+            let counts = u64::from(!host.is_archived());
+            if last_seen_at < rule.silent_before(host.liveness_window) {
+                // By when their windows ended.
+                silent.push((rule.heard_from(host.liveness_window).saturating_since(last_seen_at), host.id));
+                seen.silent += counts;
+            } else if last_seen_at >= rule.heard_from(host.liveness_window) {
+                seen.heard += counts;
+            }
+        }
         let (monitor, verdict) = std::mem::take(&mut self.monitor).tick(now, pace, seen);
-        silent.sort_by_key(|(_, last_seen_at, _)| *last_seen_at);
+        silent.sort_by(|(a, _), (b, _)| b.cmp(a));
         let silences = match verdict {
-            Verdict::Sweep { storm } => Silence::of_sweep(sweep, now, storm, silent.iter().map(|(id, ..)| *id)),
-            Verdict::Suspended { .. } | Verdict::Holding { .. } => Vec::new(),
+            Verdict::Sweep { storm } => Silence::of_sweep(sweep, rule, storm, silent.iter().map(|(_, id)| *id)),
+            Verdict::Suspended { .. } | Verdict::Holding { .. } | Verdict::Behind => Vec::new(),
         };
         let more = matches!(verdict, Verdict::Sweep { .. }) && silences.len() < silent.len();
         let events = self.mark_silent(&silences);
@@ -78,7 +82,7 @@ impl State {
         for silence in silences {
             let Some(entry) = self.hosts.get_mut(&silence.host_id) else { continue };
             let before = entry.presence.presence;
-            let after = before.silence(silence.at, silence.window);
+            let after = silence.rule.judge(before, entry.host.liveness_window);
             entry.presence.presence = after;
             if !entry.host.is_archived() {
                 events.extend(went_silent(silence, &entry.host.tenant_id, entry.host.kind, before, after));

@@ -144,6 +144,7 @@ impl Store for MemoryStore {
                 tenant_id: host.tenant_id.clone(),
                 lifecycle: host.lifecycle,
                 generation: host.generation,
+                liveness_window: host.liveness_window,
             }))
         }))
     }

@@ -1,6 +1,7 @@
 //! What is old goes, in steps.
 
-use super::State;
+use super::{InstallTokenEntry, State};
+use crate::install_token::{Binding, InstallTokenState};
 use crate::store::{Prune, Pruned};
 
 impl State {
@@ -49,6 +50,26 @@ impl State {
             }
             stays
         });
-        Pruned { rows: (snapshots + containers + events + tombstones) as u64, more }
+        let spent = self.install_tokens.values().filter(|InstallTokenEntry { token, .. }| {
+            let bought = match token.state {
+                InstallTokenState::Consumed { agent_token, .. } => self.agent_tokens.get(&agent_token),
+                InstallTokenState::Issued | InstallTokenState::Revoked { .. } => None,
+            };
+            let spent_at = token.spent_at(bought.map(|entry| &entry.token));
+            spent_at.is_some_and(|at| at < prune.install_tokens_before)
+        });
+        let spent: Vec<_> = spent.map(|entry| (entry.token.id, entry.token.binding)).collect();
+        more |= spent.len() > limit;
+        let install_tokens = spent.len().min(limit);
+        for (id, binding) in spent.into_iter().take(limit) {
+            // Its hash stays seen.
+            self.install_tokens.remove(&id);
+            if let Binding::Host(host_id) = binding
+                && let Some(entry) = self.hosts.get_mut(&host_id)
+            {
+                entry.install_tokens.remove(&id);
+            }
+        }
+        Pruned { rows: (snapshots + containers + events + tombstones + install_tokens) as u64, more }
     }
 }
