@@ -255,7 +255,8 @@ impl Monitor {
         };
         match &mut self.behind {
             Some(behind) if behind.last_sweep_at == last => {
-                if now.saturating_since(behind.since) <= pace.tick.saturating_mul(2) {
+                // Ticks are at most a third of a window.
+                if now.saturating_since(behind.since) <= pace.tick.saturating_mul(2).min(pace.window) {
                     behind.since = behind.since.min(now);
                     return true;
                 }

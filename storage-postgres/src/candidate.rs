@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 
 use enlist_core::HostId;
+use enlist_core::host::HostKind;
 use enlist_core::store::{Candidate, CandidateQuery, Candidates, HostRecord, Visible};
 use enlist_core::telemetry::HostMetrics;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{Postgres, QueryBuilder, Row};
 
 use crate::column::{Count, Id, overread};
 use crate::error::Failure;
 use crate::host::{self, host_columns};
 use crate::presence::presence_columns;
-use crate::transaction::Db;
+use crate::transaction::{COUNT, Db};
 
 /// Hosts, with the machine's numbers in the newest report of each, if it is kept: one row of one day.
 const RECORDS: &str = concat!(
@@ -32,20 +33,14 @@ const RECORDS: &str = concat!(
      WHERE h.id = ANY($1)"
 );
 
-/// Which of several indexes has the fewest rows for a query is asked no further than to see that it is large.
-const IN_TENANT: &str = "
-    SELECT count(*) AS number FROM (
-        SELECT FROM {schema}.hosts WHERE archived_at IS NULL AND NOT cordoned AND tenant_id = $1 LIMIT 1000
-    ) AS enough";
-const TAGGED: &str =
-    "SELECT count(*) AS number FROM (SELECT FROM {schema}.host_tags WHERE tag = $1 LIMIT 1000) AS enough";
-
 /// What finds the hosts.
 enum Drive {
     /// All that may take work.
     Fleet,
     /// Those of a tenant.
     Tenant(String),
+    /// Those of a kind.
+    Kind(HostKind),
     /// All that have a tag.
     Tag(String),
 }
@@ -98,7 +93,7 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
         text.push(" AND h.kind = ").push_bind(kind.as_str());
     }
     let shared = db.shared();
-    for tag in &query.tags {
+    for tag in query.tags.iter().filter(|tag| !matches!(&drive, Drive::Tag(of_all) if of_all == tag.as_str())) {
         let tagged = shared.sql.put_in(" AND EXISTS (SELECT FROM {schema}.host_tags AS g WHERE g.host_id = h.id");
         text.push(tagged).push(" AND g.tag = ").push_bind(tag.as_str()).push(")");
     }
@@ -112,6 +107,10 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
         Drive::Tenant(tenant_id) => {
             text.push(shared.sql.put_in(hosts)).push(" WHERE h.archived_at IS NULL AND NOT h.cordoned");
             text.push(" AND h.tenant_id = ").push_bind(tenant_id);
+        }
+        Drive::Kind(kind) => {
+            text.push(shared.sql.put_in(hosts)).push(" WHERE h.archived_at IS NULL AND NOT h.cordoned");
+            text.push(" AND h.kind = ").push_bind(kind.as_str());
         }
         Drive::Tag(tag) => {
             text.push(shared.sql.put_in("{schema}.host_tags AS t JOIN {schema}.hosts AS h ON h.id = t.host_id"));
@@ -129,30 +128,28 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
     rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("eligible")?))).collect()
 }
 
-/// The one that has the fewest rows; counted only where there is a choice.
+/// The one that has the fewest rows, those first that are likely to.
 async fn drive(db: &mut Db, query: &CandidateQuery, visible: &Visible) -> Result<Drive, Failure> {
-    let tags = query.tags.iter().map(|tag| Drive::Tag(tag.as_str().to_owned()));
-    let tenant = match visible {
-        Visible::Tenant(tenant_id, _) => Some(Drive::Tenant(tenant_id.clone())),
-        Visible::Everything | Visible::Tenants { .. } => None,
+    let (tenant, kind) = match visible {
+        Visible::Tenant(tenant_id, kind) => (Some(Drive::Tenant(tenant_id.clone())), query.kind.or(*kind)),
+        Visible::Everything | Visible::Tenants { .. } => (None, query.kind),
     };
-    let mut drives: Vec<_> = tenant.into_iter().chain(tags).collect();
-    if drives.len() < 2 {
-        return Ok(drives.pop().unwrap_or(Drive::Fleet));
-    }
-    let mut fewest: Option<(u64, Drive)> = None;
-    for drive in drives {
-        let count = match &drive {
-            Drive::Fleet => continue,
-            Drive::Tenant(tenant_id) => db.query(IN_TENANT).bind(tenant_id.clone()),
-            Drive::Tag(tag) => db.query(TAGGED).bind(tag.clone()),
-        };
-        let Count(number) = count.fetch_one(db.connection()).await?.try_get("number")?;
-        if fewest.as_ref().is_none_or(|(least, _)| number < *least) {
-            fewest = Some((number, drive));
-        }
-    }
-    Ok(fewest.map_or(Drive::Fleet, |(_, drive)| drive))
+    let tags = query.tags.iter().map(|tag| Drive::Tag(tag.as_str().to_owned()));
+    let drives = tags.chain(kind.map(Drive::Kind)).chain(tenant).collect();
+    Ok(db.choose(drives, rows_of).await?.unwrap_or(Drive::Fleet))
+}
+
+/// What is counted of a drive: in an index that says all that is asked, with the few that take no work.
+fn rows_of(db: &Db, drive: &Drive) -> Option<QueryBuilder<Postgres>> {
+    let mut text = db.builder(COUNT);
+    let put_in = |text| db.shared().sql.put_in(text);
+    match drive {
+        Drive::Fleet => return None,
+        Drive::Tenant(tenant_id) => text.push(put_in("{schema}.hosts WHERE tenant_id = ")).push_bind(tenant_id.clone()),
+        Drive::Kind(kind) => text.push(put_in("{schema}.hosts WHERE kind = ")).push_bind(kind.as_str()),
+        Drive::Tag(tag) => text.push(put_in("{schema}.host_tags WHERE tag = ")).push_bind(tag.clone()),
+    };
+    Some(text)
 }
 
 /// Of the newest report, if it is there.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use enlist_core::HostId;
 use enlist_core::TenantId;
-use enlist_core::host::{Host, HostKind, Lifecycle, Status};
+use enlist_core::host::{Host, HostKind, Lifecycle};
 use enlist_core::liveness::LivenessWindow;
-use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
+use enlist_core::store::{Expected, HostLookup, HostRecord, Revision, StoreErrorKind};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
+use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::presence::{self, PresenceRow, presence_columns};
 use crate::transaction::Db;
@@ -42,6 +42,8 @@ macro_rules! select_record {
 const LOCK: &str = "SELECT id, revision FROM {schema}.hosts WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 const BY_ID: &str = concat!("SELECT ", host_columns!(), " FROM {schema}.hosts AS h WHERE h.id = $1");
 const FIND_BY_ID: &str = concat!(select_record!(), " WHERE h.id = $1");
+/// Hosts whose ids a query gives: it follows, and two brackets.
+pub(crate) const FIND_AMONG: &str = concat!(select_record!(), " WHERE h.id = ANY(ARRAY(");
 const FIND_BY_EXTERNAL_ID: &str = concat!(select_record!(), " WHERE h.tenant_id = $1 AND h.external_id = $2");
 const FIND_BY_NAME: &str =
     concat!(select_record!(), " WHERE h.tenant_id = $1 AND h.name = $2 AND h.archived_at IS NULL");
@@ -195,58 +197,6 @@ pub(crate) async fn find(db: &mut Db, lookup: &HostLookup) -> Result<Option<Host
         HostLookup::Name(tenant_id, name) => db.query(FIND_BY_NAME).bind(tenant_id.as_str()).bind(name.as_str()),
     };
     query.fetch_optional(db.connection()).await?.as_ref().map(record).transpose()
-}
-
-/// `list_hosts`.
-pub(crate) async fn list(db: &mut Db, query: &HostQuery) -> Result<Page<HostRecord>, Failure> {
-    let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
-    // A zero byte is in no text that PostgreSQL holds, and in none that it can be asked for.
-    if visible.is_nothing() || query.name_prefix.as_ref().is_some_and(|prefix| prefix.contains('\0')) {
-        return Ok(Page { items: Vec::new(), more: false });
-    }
-    let mut text = db.builder(concat!(select_record!(), " WHERE TRUE"));
-    match visible {
-        Visible::Everything => {}
-        Visible::Tenant(tenant_id, kind) => {
-            text.push(" AND h.tenant_id = ").push_bind(tenant_id);
-            if let Some(kind) = kind {
-                text.push(" AND h.kind = ").push_bind(kind.as_str());
-            }
-        }
-        Visible::Tenants { both, managed, byoc } => {
-            text.push(" AND (h.tenant_id = ANY(").push_bind(both);
-            text.push(") OR (h.kind = 'managed' AND h.tenant_id = ANY(").push_bind(managed);
-            text.push(")) OR (h.kind = 'byoc' AND h.tenant_id = ANY(").push_bind(byoc).push(")))");
-        }
-    }
-    // `Status::of`, restated where rows are chosen: archived, else the presence.
-    match query.status {
-        None => {}
-        Some(Status::Archived) => {
-            text.push(" AND h.archived_at IS NOT NULL");
-        }
-        Some(status) => {
-            text.push(" AND h.archived_at IS NULL AND p.presence = ").push_bind(status.as_str());
-        }
-    }
-    if let Some(tag) = &query.tag {
-        let tagged = db.shared().sql.put_in(" AND EXISTS (SELECT FROM {schema}.host_tags AS t WHERE t.host_id = h.id");
-        text.push(tagged).push(" AND t.tag = ").push_bind(tag.as_str()).push(")");
-    }
-    if let Some(kind) = query.kind {
-        text.push(" AND h.kind = ").push_bind(kind.as_str());
-    }
-    if let Some(prefix) = &query.name_prefix {
-        // Unlike `LIKE` this gives no character a meaning.
-        text.push(" AND starts_with(h.name, ").push_bind(prefix.as_str()).push(")");
-    }
-    if let Some(after) = query.after {
-        text.push(" AND h.id > ").push_bind(Id::from(after));
-    }
-    text.push(" ORDER BY h.id LIMIT ").push_bind(overread(query.limit));
-    let rows = text.build().persistent(false).fetch_all(db.connection()).await?;
-    let items = rows.iter().map(record).collect::<Result<_, _>>()?;
-    Ok(Page::of_overread(items, query.limit))
 }
 
 /// What contact has to know of a host.

@@ -10,6 +10,7 @@ mod container;
 mod error;
 mod event;
 mod host;
+mod host_page;
 mod install_token;
 mod liveness;
 mod migrate;

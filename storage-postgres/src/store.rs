@@ -28,8 +28,8 @@ use crate::sql::Sql;
 use crate::steady::Steadiness;
 use crate::transaction::in_task;
 use crate::{
-    agent_token, aggregate, candidate, contact, container, event, host, install_token, liveness, prune, subscription,
-    telemetry,
+    agent_token, aggregate, candidate, contact, container, event, host, host_page, install_token, liveness, prune,
+    subscription, telemetry,
 };
 
 /// How many connections [`PgStore::connect`] opens at most, and how long a call waits for one of them.
@@ -54,7 +54,7 @@ const PROBE: &str = "UPDATE {schema}.schema_epoch SET probes = (probes + 1) % 10
 /// own: dropping their futures leaves all of their effect or none, and no transaction open.
 #[derive(Debug, Clone)]
 pub struct PgStore {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What the handles of a store share.
@@ -212,12 +212,12 @@ impl Store for PgStore {
 
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
         let query = query.clone();
-        self.shared.read(move |db| Box::pin(async move { host::list(db, &query).await })).await
+        self.shared.walk(move |db| Box::pin(async move { host_page::list(db, &query).await })).await
     }
 
     async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
         let query = query.clone();
-        self.shared.snapshot(move |db| Box::pin(async move { candidate::list(db, &query).await })).await
+        self.shared.walk(move |db| Box::pin(async move { candidate::list(db, &query).await })).await
     }
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {
@@ -232,7 +232,7 @@ impl Store for PgStore {
 
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         let query = query.clone();
-        self.shared.read(move |db| Box::pin(async move { event::list(db, &query).await })).await
+        self.shared.walk(move |db| Box::pin(async move { event::list(db, &query).await })).await
     }
 
     async fn last_position(&self) -> Result<Position, StoreError> {

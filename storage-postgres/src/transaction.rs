@@ -27,13 +27,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use enlist_core::store::StoreError;
+use enlist_core::store::{Choice, ENOUGH, StoreError};
 use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, QueryBuilder, raw_sql};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row, raw_sql};
 
+use crate::column::Count;
 use crate::error::Failure;
 use crate::partition::Day;
 use crate::store::Shared;
@@ -49,9 +50,17 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
 /// Several statements that see one moment. Pruning waits for readers too, so a vanished one is ended as well.
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL idle_in_transaction_session_timeout = '8s'";
+/// The same for a page that is found by a walk through one index, in its order, whatever the engine believes of how often a
+/// value is there: it would rather read and sort all that there is. Nor is it worth while to compile such a walk.
+const BEGIN_WALK: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = '8s';
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
+    SET LOCAL enable_incremental_sort = off; SET LOCAL jit = off";
 /// Behind a pooler, a single read needs a transaction too: between two messages the connection may be another.
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
     SET LOCAL idle_in_transaction_session_timeout = '8s'";
+/// How statements begin that count rows: behind it stands from where, and which.
+pub(crate) const COUNT: &str = "SELECT count(*) AS number FROM (SELECT FROM ";
 /// How long a call may take. A link that went silent without an end would keep its caller for ever.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a transaction that lost against others is made, all in all.
@@ -132,6 +141,38 @@ impl Db {
     }
 }
 
+impl Db {
+    /// The one of `drives` that has the fewest rows: counted only where there is a choice, and no further than it matters.
+    /// `rows_of` begins with [`COUNT`]; nothing where it is all there is.
+    pub(crate) async fn choose<T>(
+        &mut self,
+        drives: Vec<T>,
+        rows_of: impl Fn(&Self, &T) -> Option<QueryBuilder<Postgres>>,
+    ) -> Result<Option<T>, Failure> {
+        let is_alone = drives.len() == 1;
+        let mut drives = drives.into_iter();
+        let Some(first) = drives.next() else { return Ok(None) };
+        if is_alone {
+            return Ok(Some(first));
+        }
+        let rows = self.count(rows_of(self, &first), ENOUGH).await?;
+        let mut choice = Choice::new(first, rows);
+        for drive in drives {
+            let rows = self.count(rows_of(self, &drive), choice.limit()).await?;
+            choice.offer(drive, rows);
+        }
+        Ok(Some(choice.made()))
+    }
+
+    async fn count(&mut self, rows: Option<QueryBuilder<Postgres>>, limit: usize) -> Result<usize, Failure> {
+        let Some(mut text) = rows else { return Ok(limit) };
+        text.push(" LIMIT ").push_bind(i64::try_from(limit).unwrap_or(i64::MAX)).push(") AS enough");
+        let row = text.build().persistent(false).fetch_one(self.connection()).await?;
+        let Count(number) = row.try_get("number")?;
+        Ok(usize::try_from(number).unwrap_or(limit))
+    }
+}
+
 impl Shared {
     /// Runs a read of one statement.
     pub(crate) async fn read<T: Send + 'static>(
@@ -148,6 +189,14 @@ impl Shared {
         work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
     ) -> Result<T, StoreError> {
         Ok(self.read_in_task(Some(BEGIN_SNAPSHOT), work).await?)
+    }
+
+    /// The same, for a walk through one index.
+    pub(crate) async fn walk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.read_in_task(Some(BEGIN_WALK), work).await?)
     }
 
     /// In a task of its own: when nobody waits for it any more, it ends in order, and its connection is kept.
@@ -306,4 +355,29 @@ pub(crate) async fn in_task<T: Send + 'static>(
         Err(error) if error.is_panic() => Err(Failure::Panicked),
         Err(_) => Err(Failure::Unavailable("the runtime is shutting down")),
     }
+}
+
+/// How PostgreSQL would walk on the tables as they are made, step by step; `text` goes on behind `EXPLAIN`.
+#[cfg(test)]
+pub(crate) async fn plans<T: Send + Sync + 'static>(
+    cases: Vec<T>,
+    text: impl Fn(&Db, QueryBuilder<Postgres>, &T) -> QueryBuilder<Postgres> + Send + Sync + 'static,
+) -> Vec<(T, Vec<String>)> {
+    let database = enlist_testing::Database::empty("plans").await.expect("a database");
+    let store = crate::PgStore::connect(database.url()).await.expect("it is there");
+    store.migrate().await.expect("the tables");
+    let walk = store.shared.walk(move |db| {
+        Box::pin(async move {
+            let mut plans = Vec::new();
+            for case in cases {
+                let mut text = text(db, db.builder("EXPLAIN (COSTS OFF) "), &case);
+                let rows = text.build().persistent(false).fetch_all(db.connection()).await?;
+                plans.push((case, rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?));
+            }
+            Ok(plans)
+        })
+    });
+    let plans = walk.await.expect("statements");
+    store.close().await;
+    plans
 }

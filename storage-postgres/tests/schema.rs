@@ -403,6 +403,8 @@ async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them(
         "containers! (host_id, container_id)",
         "containers! (host_id, container_key)",
         "host_metric_snapshots! (host_id, recorded_at)",
+        "host_presence (host_id) WHERE archived",
+        "host_presence (presence, host_id) WHERE (NOT archived)",
         "host_presence (sweep_minute) WHERE ((presence = 'online'::text) AND (liveness_window IS NOT NULL))",
         "host_presence (sweep_minute) WHERE ((presence = 'online'::text) AND (liveness_window IS NULL))",
         "host_presence! (host_id)",

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
-use diesel::sql_query;
-use diesel::sql_types::{BigInt, Binary, Bool, Text};
-use diesel::sqlite::Sqlite;
+use diesel::sql_types::{Binary, Bool};
 use enlist_core::HostId;
 use enlist_core::host::HostKind;
 use enlist_core::store::{Candidate, CandidateQuery, Candidates, Visible};
@@ -15,9 +13,7 @@ use crate::column::{At, Count, Id, Real, overread};
 use crate::error::Failure;
 use crate::host;
 use crate::schema::host_metric_snapshots as snapshots;
-
-/// What is not asked beyond, when it is asked which of several indexes has the fewest rows for a query.
-const ENOUGH: i64 = 1_000;
+use crate::statement::{Statement, Value, choose};
 
 /// What finds the hosts. `INDEXED BY`, since SQLite would rather walk a tenant's hosts in the order of their ids and sort
 /// them all; `CROSS JOIN` keeps the index first.
@@ -26,53 +22,10 @@ enum Drive {
     Fleet,
     /// Those of a tenant.
     Tenant(String),
+    /// Those of a kind.
+    Kind(HostKind),
     /// All that have a tag.
     Tag(String),
-}
-
-/// A statement on its way, with what it asks for by `?`.
-#[derive(Default)]
-struct Statement {
-    text: String,
-    values: Vec<Value>,
-}
-
-enum Value {
-    Text(String),
-    Bytes(Vec<u8>),
-    Number(i64),
-}
-
-impl Statement {
-    fn push(&mut self, text: &str) -> &mut Self {
-        self.text.push_str(text);
-        self
-    }
-
-    fn bind(&mut self, text: &str, value: Value) -> &mut Self {
-        self.values.push(value);
-        self.push(text)
-    }
-
-    fn bind_all(&mut self, texts: Vec<String>) -> &mut Self {
-        self.push("(");
-        for (place, text) in texts.into_iter().enumerate() {
-            self.bind(if place == 0 { "?" } else { ", ?" }, Value::Text(text));
-        }
-        self.push(")")
-    }
-
-    fn load<T: QueryableByName<Sqlite> + 'static>(self, connection: &mut SqliteConnection) -> Result<Vec<T>, Failure> {
-        let mut query = sql_query(self.text).into_boxed::<Sqlite>();
-        for value in self.values {
-            query = match value {
-                Value::Text(text) => query.bind::<Text, _>(text),
-                Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
-                Value::Number(number) => query.bind::<BigInt, _>(number),
-            };
-        }
-        Ok(query.load(connection)?)
-    }
 }
 
 #[derive(QueryableByName)]
@@ -81,12 +34,6 @@ struct Place {
     id: Id,
     #[diesel(sql_type = Bool)]
     eligible: bool,
-}
-
-#[derive(QueryableByName)]
-struct Rows {
-    #[diesel(sql_type = BigInt)]
-    number: i64,
 }
 
 /// `list_candidates`. Several statements: in a transaction.
@@ -133,6 +80,11 @@ fn window(connection: &mut SqliteConnection, query: &CandidateQuery, visible: Vi
             "hosts AS h INDEXED BY hosts_ring_of_tenant",
             "h.archived_at IS NULL AND h.cordoned = 0 AND h.tenant_id = ?",
         ),
+        Drive::Kind(_) => (
+            "h.id",
+            "hosts AS h INDEXED BY hosts_ring_of_kind",
+            "h.archived_at IS NULL AND h.cordoned = 0 AND h.kind = ?",
+        ),
         Drive::Tag(_) => (
             "t.host_id",
             "host_tags AS t INDEXED BY host_tags_ring CROSS JOIN hosts AS h ON h.id = t.host_id",
@@ -163,13 +115,14 @@ fn window(connection: &mut SqliteConnection, query: &CandidateQuery, visible: Vi
     if let Some(kind) = query.kind {
         text.bind(" AND h.kind = ?", Value::Text(kind.as_str().to_owned()));
     }
-    for tag in &query.tags {
+    for tag in query.tags.iter().filter(|tag| !matches!(&drive, Drive::Tag(of_all) if of_all == tag.as_str())) {
         let tagged = " AND EXISTS (SELECT 1 FROM host_tags AS g WHERE g.host_id = h.id AND g.tag = ?)";
         text.bind(tagged, Value::Text(tag.as_str().to_owned()));
     }
     text.push(" AS eligible FROM ").push(table).push(" CROSS JOIN host_presence AS p ON p.host_id = h.id WHERE ");
     match drive {
         Drive::Fleet => text.push(condition),
+        Drive::Kind(kind) => text.bind(condition, Value::Text(kind.as_str().to_owned())),
         Drive::Tenant(value) | Drive::Tag(value) => text.bind(condition, Value::Text(value)),
     };
     if let Some(after) = query.after {
@@ -184,37 +137,32 @@ fn window(connection: &mut SqliteConnection, query: &CandidateQuery, visible: Vi
     text.load(connection)
 }
 
-/// The one that has the fewest rows. Counted only where there is a choice, and no further than to see that it is large.
+/// The one that has the fewest rows, those first that are likely to.
 fn drive(connection: &mut SqliteConnection, query: &CandidateQuery, visible: &Visible) -> Result<Drive, Failure> {
-    let tags = query.tags.iter().map(|tag| Drive::Tag(tag.as_str().to_owned()));
-    let tenant = match visible {
-        Visible::Tenant(tenant_id, _) => Some(Drive::Tenant(tenant_id.clone())),
-        Visible::Everything | Visible::Tenants { .. } => None,
+    let (tenant, kind) = match visible {
+        Visible::Tenant(tenant_id, kind) => (Some(Drive::Tenant(tenant_id.clone())), query.kind.or(*kind)),
+        Visible::Everything | Visible::Tenants { .. } => (None, query.kind),
     };
-    let mut drives: Vec<_> = tenant.into_iter().chain(tags).collect();
-    if drives.len() < 2 {
-        return Ok(drives.pop().unwrap_or(Drive::Fleet));
-    }
-    let mut fewest: Option<(i64, Drive)> = None;
-    for drive in drives {
-        let mut text = Statement::default();
-        text.push("SELECT count(*) AS number FROM (SELECT 1 FROM ");
-        match &drive {
-            Drive::Fleet => text.push("hosts"),
-            Drive::Tenant(tenant_id) => text.bind(
-                "hosts INDEXED BY hosts_ring_of_tenant
-                 WHERE archived_at IS NULL AND cordoned = 0 AND tenant_id = ?",
-                Value::Text(tenant_id.clone()),
-            ),
-            Drive::Tag(tag) => text.bind("host_tags WHERE tag = ?", Value::Text(tag.clone())),
-        };
-        text.bind(" LIMIT ?)", Value::Number(ENOUGH));
-        let number = text.load::<Rows>(connection)?.first().map_or(0, |rows| rows.number);
-        if fewest.as_ref().is_none_or(|(least, _)| number < *least) {
-            fewest = Some((number, drive));
+    let tags = query.tags.iter().map(|tag| Drive::Tag(tag.as_str().to_owned()));
+    let drives = tags.chain(kind.map(Drive::Kind)).chain(tenant).collect();
+    Ok(choose(connection, drives, rows_of)?.unwrap_or(Drive::Fleet))
+}
+
+/// What is counted of a drive: in an index that says all that is asked, with the few that take no work.
+fn rows_of(drive: &Drive) -> Option<Statement> {
+    let mut text = Statement::default();
+    match drive {
+        Drive::Fleet => return None,
+        Drive::Tenant(tenant_id) => text.bind(
+            "SELECT 1 FROM hosts INDEXED BY sqlite_autoindex_hosts_2 WHERE tenant_id = ?",
+            Value::Text(tenant_id.clone()),
+        ),
+        Drive::Kind(kind) => {
+            text.bind("SELECT 1 FROM hosts INDEXED BY hosts_kind WHERE kind = ?", Value::Text(kind.as_str().to_owned()))
         }
-    }
-    Ok(fewest.map_or(Drive::Fleet, |(_, drive)| drive))
+        Drive::Tag(tag) => text.bind("SELECT 1 FROM host_tags WHERE tag = ?", Value::Text(tag.clone())),
+    };
+    Some(text)
 }
 
 type Reals = (Option<Real>, Option<Real>, Option<Real>, Option<Real>);
@@ -269,4 +217,18 @@ fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec
         (id.into(), at, metrics)
     };
     Ok(rows.into_iter().map(decode).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statement::plan;
+
+    #[test]
+    fn rows_are_counted_in_the_index_alone() {
+        for drive in [Drive::Tenant("a".to_owned()), Drive::Kind(HostKind::Byoc), Drive::Tag("x".to_owned())] {
+            let plan = plan(rows_of(&drive).expect("it is counted"));
+            assert!(plan.iter().any(|step| step.contains("USING COVERING INDEX")), "{plan:#?}");
+        }
+    }
 }

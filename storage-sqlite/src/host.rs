@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diesel::dsl::exists;
 use diesel::prelude::*;
-use enlist_core::host::{Host, HostKind, Lifecycle, Status, Tag};
+use enlist_core::host::{Host, HostKind, Lifecycle, Tag};
 use enlist_core::liveness::LivenessWindow;
-use enlist_core::store::{Expected, HostLookup, HostQuery, HostRecord, Page, Revision, StoreErrorKind, Visible};
+use enlist_core::store::{Expected, HostLookup, HostRecord, Revision, StoreErrorKind};
 use enlist_core::{HostId, Timestamp};
 
-use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, overread, parse, parse_optional, to_json};
+use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, parse, parse_optional, to_json};
 use crate::error::Failure;
 use crate::presence::PresenceRow;
 use crate::schema::{deleted_hosts, host_presence, host_tags, hosts};
@@ -179,67 +178,6 @@ pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Re
     record(row, tags).map(Some)
 }
 
-/// `list_hosts`.
-pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Result<Page<HostRecord>, Failure> {
-    let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
-    if visible.is_nothing() {
-        return Ok(Page { items: Vec::new(), more: false });
-    }
-    let mut rows = hosts::table
-        .inner_join(host_presence::table)
-        .select((HostRow::as_select(), hosts::facts, PresenceRow::as_select()))
-        .order(hosts::id)
-        .limit(overread(query.limit))
-        .into_boxed();
-    match visible {
-        Visible::Everything => {}
-        Visible::Tenant(tenant_id, None) => rows = rows.filter(hosts::tenant_id.eq(tenant_id)),
-        Visible::Tenant(tenant_id, Some(kind)) => {
-            rows = rows.filter(hosts::tenant_id.eq(tenant_id)).filter(hosts::kind.eq(kind.as_str()));
-        }
-        Visible::Tenants { both, managed, byoc } => {
-            let managed = hosts::kind.eq(HostKind::Managed.as_str()).and(hosts::tenant_id.eq_any(managed));
-            let byoc = hosts::kind.eq(HostKind::Byoc.as_str()).and(hosts::tenant_id.eq_any(byoc));
-            rows = rows.filter(hosts::tenant_id.eq_any(both).or(managed).or(byoc));
-        }
-    }
-    // `Status::of`, restated where rows are chosen: archived, else the presence.
-    match query.status {
-        None => {}
-        Some(Status::Archived) => rows = rows.filter(hosts::archived_at.is_not_null()),
-        Some(status) => {
-            rows = rows.filter(hosts::archived_at.is_null()).filter(host_presence::presence.eq(status.as_str()));
-        }
-    }
-    if let Some(tag) = &query.tag {
-        let tagged = host_tags::table.filter(host_tags::host_id.eq(hosts::id)).filter(host_tags::tag.eq(tag.as_str()));
-        rows = rows.filter(exists(tagged));
-    }
-    if let Some(kind) = query.kind {
-        rows = rows.filter(hosts::kind.eq(kind.as_str()));
-    }
-    if let Some(prefix) = &query.name_prefix {
-        rows = rows.filter(hosts::name.ge(prefix.clone()));
-        if let Some(beyond) = behind_prefix(prefix) {
-            rows = rows.filter(hosts::name.lt(beyond));
-        }
-    }
-    if let Some(after) = query.after {
-        rows = rows.filter(hosts::id.gt(Id::from(after)));
-    }
-    let rows = Page::of_overread(rows.load::<RecordRow>(connection)?, query.limit);
-    let mut tags = tags_of_all(connection, rows.items.iter().map(|(host, ..)| host.id))?;
-    let items = rows
-        .items
-        .into_iter()
-        .map(|row| {
-            let tags = tags.remove(&HostId::from(row.0.id)).unwrap_or_default();
-            record(row, tags)
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(Page { items, more: rows.more })
-}
-
 /// These hosts, each with the row of its newest report; as many as a statement may have parameters.
 pub(crate) fn records(
     connection: &mut SqliteConnection,
@@ -317,44 +255,4 @@ fn put_tags(connection: &mut SqliteConnection, host: &Host) -> Result<(), Failur
         diesel::insert_into(host_tags::table).values(row).execute(connection)?;
     }
     Ok(())
-}
-
-/// The first text behind all those that begin with `prefix`, to the byte; `None` when there is none.
-///
-/// UTF-8 sorts as its code points do, so the last one is raised, or dropped when it is the greatest. Unlike `LIKE` and
-/// `GLOB` this gives no character a meaning, folds no case, and is a range of the index.
-fn behind_prefix(prefix: &str) -> Option<String> {
-    let mut beyond = prefix.to_owned();
-    while let Some(last) = beyond.pop() {
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            beyond.push(next);
-            return Some(beyond);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn what_follows_a_prefix_is_behind_all_that_begin_with_it() {
-        assert_eq!(behind_prefix("web-").as_deref(), Some("web."));
-        assert_eq!(behind_prefix("\u{D7FF}").as_deref(), Some("\u{E000}"));
-        assert_eq!(behind_prefix("a\u{10FFFF}").as_deref(), Some("b"));
-        assert_eq!(behind_prefix("\u{10FFFF}"), None);
-        assert_eq!(behind_prefix(""), None);
-    }
-
-    proptest! {
-        #[test]
-        fn the_range_holds_exactly_what_begins_with_the_prefix(prefix in "\\PC{0,4}", name in "\\PC{0,6}") {
-            for name in [name.clone(), format!("{prefix}{name}")] {
-                let in_range = name >= prefix && behind_prefix(&prefix).is_none_or(|beyond| name < beyond);
-                prop_assert_eq!(in_range, name.starts_with(&prefix));
-            }
-        }
-    }
 }

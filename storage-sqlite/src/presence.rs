@@ -111,6 +111,12 @@ impl PresenceState {
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5
             WHERE host_id = ?1";
+        const CONTAINERS: &str = "
+            UPDATE host_presence
+            SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
+                containers_version = ?6
+            WHERE host_id = ?1";
+        // Names what an index has: of transitions only.
         const CHANGE: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
@@ -120,9 +126,20 @@ impl PresenceState {
         let host_id = Id::from(self.host_id);
         let last_seen_at = self.presence.last_seen_at().map(At);
         let Self { newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
-        if self.before == (true, *containers_version) && is_online(self.presence) {
+        let (was_online, version_before) = self.before;
+        let is_still_online = was_online && is_online(self.presence);
+        if is_still_online && version_before == *containers_version {
             let contact = params![host_id, last_seen_at, newest_report_at, newest_report_id, last_complete_at];
             transaction.prepare_cached(CONTACT)?.execute(contact)?;
+        } else if is_still_online {
+            transaction.prepare_cached(CONTAINERS)?.execute(params![
+                host_id,
+                last_seen_at,
+                newest_report_at,
+                newest_report_id,
+                last_complete_at,
+                containers_version,
+            ])?;
         } else {
             let since = match self.presence {
                 Presence::Unreachable { since, .. } => Some(At(since)),

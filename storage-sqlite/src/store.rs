@@ -22,8 +22,8 @@ use crate::subscription::Changes;
 use crate::transaction::{immediate, snapshot};
 use crate::worker::Workers;
 use crate::{
-    agent_token, aggregate, candidate, contact, container, event, host, install_token, liveness, migrate, prune,
-    telemetry,
+    agent_token, aggregate, candidate, contact, container, event, host, host_page, install_token, liveness, migrate,
+    prune, telemetry,
 };
 
 /// A fleet in one SQLite database. Cloning gives another handle on the same; see the [crate's documentation](crate).
@@ -167,7 +167,7 @@ impl Store for SqliteStore {
 
     async fn list_hosts(&self, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
         let query = query.clone();
-        self.read(move |connection| snapshot(connection, |connection| host::list(connection, &query))).await
+        self.read(move |connection| snapshot(connection, |connection| host_page::list(connection, &query))).await
     }
 
     async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
@@ -187,7 +187,7 @@ impl Store for SqliteStore {
 
     async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
         let query = query.clone();
-        self.read(move |connection| event::list(connection, &query)).await
+        self.read(move |connection| snapshot(connection, |connection| event::list(connection, &query))).await
     }
 
     async fn last_position(&self) -> Result<Position, StoreError> {

@@ -265,10 +265,33 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "containers(removed_at)",
         "host_metric_snapshots(host_id,recorded_at)",
         "host_presence(an expression)",
+        "host_presence(archived,host_id)",
+        "host_presence(archived,presence,host_id)",
         "host_presence(host_id)",
         "host_presence(last_seen_at)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn whether_a_host_is_archived_is_restated_with_its_presence() {
+    let (_file, mut hand, _) = enrolled().await;
+    let restated = |hand: &mut Hand| hand.column("SELECT archived || '' AS value FROM host_presence").remove(0);
+    assert_eq!(restated(&mut hand).as_deref(), Some("0"));
+    hand.run("UPDATE hosts SET archived_at = 1");
+    assert_eq!(restated(&mut hand).as_deref(), Some("1"));
+    hand.run("UPDATE hosts SET archived_at = 2; UPDATE hosts SET cordoned = 1");
+    assert_eq!(restated(&mut hand).as_deref(), Some("1"));
+    // Of a presence that comes after its host, too.
+    hand.run(
+        "CREATE TEMP TABLE row AS SELECT * FROM host_presence;
+         UPDATE temp.row SET archived = 0;
+         DELETE FROM host_presence;
+         INSERT INTO host_presence SELECT * FROM temp.row;",
+    );
+    assert_eq!(restated(&mut hand).as_deref(), Some("1"));
+    hand.run("UPDATE hosts SET archived_at = NULL");
+    assert_eq!(restated(&mut hand).as_deref(), Some("0"));
 }
 
 const ENTER: &str = "INSERT INTO deleted_hosts (host_id, deleted_at) SELECT id, 1 FROM hosts";

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use enlist_benches::history::{DAY, History};
 use enlist_benches::{Error, clock, process};
+use enlist_benches_contract::enrol;
+use enlist_benches_contract::opened::Opened;
+use enlist_benches_contract::reports::{Arrival, Maker, check};
 use enlist_core::Timestamp;
 use enlist_core::store::{Append, Prune, Store};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::Fleet;
-use crate::enrol;
-use crate::opened::Opened;
-use crate::reports::{Arrival, Maker, check};
 
 /// Reports of one call: as many as the floor has in a commit.
 const GROUP: usize = enlist_benches::floor::BATCH as usize;

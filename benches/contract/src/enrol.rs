@@ -16,13 +16,18 @@ const BATCH: u32 = 500;
 
 /// Who reports, and by which token.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reporter {
-    pub(crate) host_id: HostId,
-    pub(crate) token_id: AgentTokenId,
+pub struct Reporter {
+    /// The host.
+    pub host_id: HostId,
+    /// Its token.
+    pub token_id: AgentTokenId,
 }
 
 /// Makes hosts in service, each with an Active token, and writes them to a file.
-pub(crate) async fn enrol(store: &dyn Store, hosts: u32, at: Timestamp, path: &Path) -> Result<Vec<Reporter>, Error> {
+///
+/// # Errors
+/// When the store refuses them, or the file cannot be written.
+pub async fn enrol(store: &dyn Store, hosts: u32, at: Timestamp, path: &Path) -> Result<Vec<Reporter>, Error> {
     let mut file = BufWriter::new(File::create(path)?);
     let mut reporters = Vec::with_capacity(hosts as usize);
     for first in (0..hosts).step_by(BATCH as usize) {
@@ -42,7 +47,10 @@ pub(crate) async fn enrol(store: &dyn Store, hosts: u32, at: Timestamp, path: &P
 }
 
 /// Reads what [`enrol`] has written.
-pub(crate) fn read(path: &Path) -> Result<Vec<Reporter>, Error> {
+///
+/// # Errors
+/// When there is no such file, or another.
+pub fn read(path: &Path) -> Result<Vec<Reporter>, Error> {
     let reporter = |line: &str| {
         let mut words = line.split_ascii_whitespace().skip(1);
         let mut id = || words.next()?.parse().ok();
@@ -73,9 +81,18 @@ fn host_with_token(number: u32, at: Timestamp, plain: &PlainToken) -> Result<(Ho
         created_at: at,
         updated_at: at,
     };
-    let token = AgentToken {
+    let token = token_of(host.id, at, plain)?;
+    Ok((host, token))
+}
+
+/// An Active token of a host.
+///
+/// # Errors
+/// None, as long as "bench" is a name of an actor.
+pub fn token_of(host_id: HostId, at: Timestamp, plain: &PlainToken) -> Result<AgentToken, Error> {
+    Ok(AgentToken {
         id: AgentTokenId::generate(at, &SystemEntropy),
-        host_id: host.id,
+        host_id,
         lineage_id: LineageId::generate(at, &SystemEntropy),
         hash: plain.hash(),
         kind: CredentialKind::Bearer,
@@ -84,6 +101,5 @@ fn host_with_token(number: u32, at: Timestamp, plain: &PlainToken) -> Result<(Ho
         state: AgentTokenState::Active { since: at },
         created_at: at,
         expires_at: None,
-    };
-    Ok((host, token))
+    })
 }

@@ -1,15 +1,15 @@
 //! A past for Enlist's tables.
 
 use enlist_benches::Error;
+use enlist_benches_contract::enrol::enrol;
+use enlist_benches_contract::opened::Opened;
+use enlist_benches_contract::reports::{Arrival, Maker, check};
 use enlist_core::Timestamp;
 use enlist_core::store::Append;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::Fleet;
-use crate::enrol::enrol;
-use crate::opened::Opened;
-use crate::reports::{Arrival, Maker, check};
 
 /// Reports of one call.
 const BATCH: usize = 400;

@@ -6,10 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a program says what it has done")]
 
 mod append;
-mod enrol;
 mod grow;
-mod opened;
-mod reports;
 
 use std::path::PathBuf;
 
@@ -84,6 +81,8 @@ async fn main() -> Result<(), Error> {
 mod tests {
     use enlist_core::Timestamp;
     use enlist_core::store::TelemetryQuery;
+
+    use enlist_benches_contract::{enrol, opened};
 
     use super::*;
 

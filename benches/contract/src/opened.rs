@@ -8,13 +8,20 @@ use enlist_storage_postgres::PgStore;
 use enlist_storage_sqlite::SqliteStore;
 
 /// A store that is open and migrated.
-pub(crate) enum Opened {
+#[derive(Debug, Clone)]
+pub enum Opened {
+    /// On SQLite.
     Sqlite(SqliteStore),
+    /// On PostgreSQL.
     Postgres(PgStore),
 }
 
 impl Opened {
-    pub(crate) async fn open(url: &str) -> Result<Self, Error> {
+    /// Opens `sqlite:…`, or connects to the URL of a PostgreSQL database, and makes its tables.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn open(url: &str) -> Result<Self, Error> {
         Ok(if url.starts_with("sqlite:") {
             let store = SqliteStore::open(url).await?;
             store.migrate().await?;
@@ -26,7 +33,8 @@ impl Opened {
         })
     }
 
-    pub(crate) fn store(&self) -> Arc<dyn Store> {
+    /// As the contract has it.
+    pub fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Sqlite(store) => Arc::new(store.clone()),
             Self::Postgres(store) => Arc::new(store.clone()),
@@ -34,7 +42,7 @@ impl Opened {
     }
 
     /// Completes when nothing of it is open any more.
-    pub(crate) async fn close(self) {
+    pub async fn close(self) {
         match self {
             Self::Sqlite(store) => store.close().await,
             Self::Postgres(store) => store.close().await,

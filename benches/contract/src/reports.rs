@@ -10,7 +10,7 @@ use crate::enrol::Reporter;
 
 /// When it arrived.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Arrival {
+pub enum Arrival {
     /// As soon as it was measured: in the past.
     AtOnce,
     /// Now, as with reports that are sent.
@@ -19,18 +19,23 @@ pub(crate) enum Arrival {
 
 /// Makes appends of reports: by way of JSON, so that the store gets what it gets from a server.
 #[derive(Debug)]
-pub(crate) struct Maker {
+pub struct Maker {
     reporters: Vec<Reporter>,
     arrival: Arrival,
     json: String,
 }
 
 impl Maker {
-    pub(crate) const fn new(reporters: Vec<Reporter>, arrival: Arrival) -> Self {
+    /// Of these hosts, by their numbers.
+    pub const fn new(reporters: Vec<Reporter>, arrival: Arrival) -> Self {
         Self { reporters, arrival, json: String::new() }
     }
 
-    pub(crate) fn make(&mut self, report: &Report) -> Result<Append, Error> {
+    /// One append.
+    ///
+    /// # Errors
+    /// When the host is none of those, or core does not take the report.
+    pub fn make(&mut self, report: &Report) -> Result<Append, Error> {
         self.json.clear();
         report.write_json(&mut self.json);
         let at = match self.arrival {
@@ -46,7 +51,10 @@ impl Maker {
 }
 
 /// All of them were stored as new ones.
-pub(crate) fn check(appended: &Appended) -> Result<(), Error> {
+///
+/// # Errors
+/// When one was not.
+pub fn check(appended: &Appended) -> Result<(), Error> {
     match appended.outcomes.iter().find(|outcome| !matches!(outcome, AppendOutcome::Accepted)) {
         None => Ok(()),
         Some(outcome) => Err(format!("a report was not accepted: {outcome:?}").into()),

@@ -25,11 +25,12 @@ use count::count;
 use grow::{Grown, GrownFloor};
 use victoria::Victoria;
 
+pub use place::Place;
 pub use postgres::{PostgresServer, postgres_server};
 pub use program::build;
 pub use scale::{Scale, Scaled, scale};
-pub use table::{Line, Target, lines, markdown};
-pub(crate) use table::{layout_name, number};
+pub(crate) use table::layout_name;
+pub use table::{Line, Target, lines, markdown, number};
 pub(crate) use target::Contestant;
 
 /// On what engine to compare.

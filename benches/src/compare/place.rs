@@ -12,8 +12,10 @@ use crate::Error;
 
 /// A database of one contestant's own, gone when this is dropped.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub enum Place {
+    /// A file in a folder of its own.
     Sqlite(TempDir),
+    /// A database of a server.
     Postgres(Database),
 }
 
@@ -25,7 +27,10 @@ const SIZE: &str = "
 
 impl Place {
     /// An empty one: on that server, or in a file of its own.
-    pub(crate) async fn empty(postgres: Option<&PostgresServer>, name: &str) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn empty(postgres: Option<&PostgresServer>, name: &str) -> Result<Self, Error> {
         Ok(match postgres {
             None => Self::Sqlite(tempfile::tempdir()?),
             Some(server) => Self::Postgres(Database::empty_at(server.url(), name).await?),
@@ -33,7 +38,10 @@ impl Place {
     }
 
     /// Another with the same rows. Nobody may have this one open.
-    pub(crate) async fn copy(&self, postgres: Option<&PostgresServer>, name: &str) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// When it cannot be copied, or its server is not known.
+    pub async fn copy(&self, postgres: Option<&PostgresServer>, name: &str) -> Result<Self, Error> {
         match (self, postgres) {
             (Self::Sqlite(directory), _) => {
                 let copy = tempfile::tempdir()?;
@@ -49,7 +57,7 @@ impl Place {
     }
 
     /// As programs want to be told of it.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         match self {
             Self::Sqlite(directory) => format!("sqlite://{}", file_in(directory).display()),
             Self::Postgres(database) => database.url().to_owned(),
@@ -57,7 +65,7 @@ impl Place {
     }
 
     /// The file, if it is one.
-    pub(crate) fn file(&self) -> Option<PathBuf> {
+    pub fn file(&self) -> Option<PathBuf> {
         match self {
             Self::Sqlite(directory) => Some(file_in(directory)),
             Self::Postgres(_) => None,
@@ -66,7 +74,10 @@ impl Place {
 
     /// What it takes on disk: the whole file, with its log if that was not folded back; of a PostgreSQL's database the
     /// tables of snapshots, with their indexes.
-    pub(crate) async fn bytes(&self) -> Result<u64, Error> {
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn bytes(&self) -> Result<u64, Error> {
         match self {
             Self::Sqlite(directory) => {
                 let sizes = std::fs::read_dir(directory.path())?.map(|entry| Ok::<_, Error>(entry?.metadata()?.len()));
@@ -82,7 +93,10 @@ impl Place {
     }
 
     /// Brings it into the state of one that was in use for long: statistics are there, nothing is left to be tidied up.
-    pub(crate) async fn settle(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL answers.
+    pub async fn settle(&self) -> Result<(), Error> {
         if let Self::Postgres(database) = self {
             let mut connection = PgConnection::connect(database.url()).await?;
             sqlx::raw_sql("VACUUM (ANALYZE)").execute(&mut connection).await?;

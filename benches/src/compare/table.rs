@@ -204,7 +204,7 @@ pub fn markdown(lines: &[Line]) -> String {
 }
 
 /// With commas between thousands.
-pub(crate) fn number(value: f64, digits: usize) -> String {
+pub fn number(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
     let mut said = String::new();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
-use crate::compare::{Results, Scale, Scaled, lines, markdown, number};
+use crate::compare::{Engine, Results, Scale, Scaled, lines, markdown, number};
 use crate::machine::Machine;
 use crate::{Error, clock};
 
@@ -38,7 +38,8 @@ pub fn write_scale(folder: &Path, scale: &Scale, scaled: &Scaled, arguments: &[S
     let engine = scale.engine.name();
     let software: Vec<String> = scaled.postgres_version.iter().map(|version| format!("PostgreSQL {version}")).collect();
     let title = format!("What a report costs on {engine}, by size");
-    let mut text = head(&title, &format!("scale -- {}", said(arguments)), &Machine::read(), &software);
+    let command = format!("enlist-benches --bin scale -- {}", said(arguments));
+    let mut text = head(&title, &command, &Machine::read(), &software, LOADED);
     let rounds = scale.rounds;
     writeln!(text, "Medians of {rounds} turns, alternately; what was stored was counted after each.")?;
     text += &scaled.tables;
@@ -46,6 +47,31 @@ pub fn write_scale(folder: &Path, scale: &Scale, scaled: &Scaled, arguments: &[S
     std::fs::write(&page, text)?;
     Ok(page)
 }
+
+/// Writes `administration-ENGINE.md` into a folder, and gives its path.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_administration(
+    folder: &Path,
+    engine: Engine,
+    postgres_version: Option<&str>,
+    figures: &str,
+    arguments: &[String],
+) -> Result<PathBuf, Error> {
+    std::fs::create_dir_all(folder)?;
+    let software: Vec<String> = postgres_version.iter().map(|version| format!("PostgreSQL {version}")).collect();
+    let title = format!("Administration of a large fleet on {}", engine.name());
+    let command = format!("enlist-benches-contract --bin administration -- {}", said(arguments));
+    let closing = "Whoever asks runs in the same process as the library.";
+    let text = head(&title, &command, &Machine::read(), &software, closing) + figures;
+    let page = folder.join(format!("administration-{}.md", engine.name().to_lowercase()));
+    std::fs::write(&page, text)?;
+    Ok(page)
+}
+
+/// Who has loaded a server, and where from.
+const LOADED: &str = "The load generator runs on the same machine.";
 
 fn text(results: &Results, name: &str, arguments: &[String], machine: &Machine) -> Result<String, Error> {
     let comparison = results.comparison;
@@ -56,7 +82,8 @@ fn text(results: &Results, name: &str, arguments: &[String], machine: &Machine) 
     let postgres = results.postgres_version.iter().map(|version| format!("PostgreSQL {version}"));
     let software: Vec<String> = postgres.chain(results.victoria.iter().map(|(version, _)| version.clone())).collect();
     let title = format!("Ingest on {}, {connections}", comparison.engine.name());
-    let mut text = head(&title, &format!("ingest-load -- {}", said(arguments)), machine, &software);
+    let command = format!("enlist-benches --bin ingest-load -- {}", said(arguments));
+    let mut text = head(&title, &command, machine, &software, LOADED);
     writeln!(
         text,
         "{} hosts with 10 containers each; {} rows of snapshots were there before each turn. Each had {} turns, \
@@ -78,14 +105,14 @@ fn text(results: &Results, name: &str, arguments: &[String], machine: &Machine) 
 }
 
 /// What was run, and where.
-fn head(title: &str, command: &str, machine: &Machine, software: &[String]) -> String {
+fn head(title: &str, command: &str, machine: &Machine, software: &[String], closing: &str) -> String {
     let Machine { cpus, cpu_model, memory, kernel, file_system } = machine;
     let gib = *memory as f64 / f64::from(1 << 30);
     let software: String = software.iter().map(|name| format!("; {name}")).collect();
-    let command = format!("cargo run --release -p enlist-benches --bin {command}");
+    let command = format!("cargo run --release -p {command}");
     format!(
         "# {title}\n\nMeasured on {} by\n\n```sh\n{}\n```\n\non {cpus} CPUs ({cpu_model}), {gib:.1} GiB of memory, \
-         Linux {kernel}, files on {file_system}{software}. The load generator runs on the same machine.\n\n",
+         Linux {kernel}, files on {file_system}{software}. {closing}\n\n",
         date(),
         command.trim_end_matches(" -- ").trim_end(),
     )
@@ -130,11 +157,14 @@ mod tests {
             kernel: "6.1".to_owned(),
             file_system: "ext4".to_owned(),
         };
-        let head = |command: &str| head("title", command, &machine, &["PostgreSQL 15".to_owned()]);
-        let page = head("scale -- --rows 1");
+        let head = |command: &str| head("title", command, &machine, &["PostgreSQL 15".to_owned()], "So it was.");
+        let page = head("enlist-benches --bin scale -- --rows 1");
         assert!(page.starts_with("# title\n"), "{page}");
         assert!(page.contains("\ncargo run --release -p enlist-benches --bin scale -- --rows 1\n"), "{page}");
-        assert!(page.contains("2 CPUs (a CPU), 1.5 GiB of memory, Linux 6.1, files on ext4; PostgreSQL 15."), "{page}");
-        assert!(head("scale -- ").contains("--bin scale\n"));
+        assert!(
+            page.contains("2 CPUs (a CPU), 1.5 GiB of memory, Linux 6.1, files on ext4; PostgreSQL 15. So it was."),
+            "{page}"
+        );
+        assert!(head("enlist-benches --bin scale -- ").contains("--bin scale\n"));
     }
 }

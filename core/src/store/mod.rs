@@ -14,6 +14,7 @@
 
 mod commit;
 mod described;
+mod drive;
 mod error;
 mod memory;
 mod query;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 
 pub use commit::{Commit, Expected, HostWrite, Write};
 pub use described::{Described, DescribedCache, Fingerprint};
+pub use drive::{Choice, ENOUGH, EventDrive, HostDrive, behind_prefix};
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
 pub use query::{

@@ -57,6 +57,12 @@ CREATE UNIQUE INDEX hosts_name ON hosts (tenant_id, name) WHERE archived_at IS N
 -- Archived hosts keep their external id: it names the machine for ever.
 CREATE UNIQUE INDEX hosts_external_id ON hosts (tenant_id, external_id) WHERE external_id IS NOT NULL;
 
+-- Of each filter an index in the order of the list, so that a page is found without a look at what it passes over. Archived
+-- hosts are found by their names, too.
+CREATE INDEX hosts_kind ON hosts (kind, id);
+CREATE INDEX hosts_named ON hosts (name);
+CREATE INDEX hosts_named_in_tenant ON hosts (tenant_id, name);
+
 CREATE TABLE host_tags (
     host_id uuid             NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
     tag     text COLLATE "C" NOT NULL CHECK (tag <> ''),
@@ -71,6 +77,7 @@ CREATE INDEX host_tags_tag ON host_tags (tag, host_id);
 CREATE INDEX hosts_ring ON hosts (substr(uuid_send(id), 9), id) WHERE archived_at IS NULL AND NOT cordoned;
 CREATE INDEX hosts_ring_of_tenant ON hosts (tenant_id, substr(uuid_send(id), 9), id)
     WHERE archived_at IS NULL AND NOT cordoned;
+CREATE INDEX hosts_ring_of_kind ON hosts (kind, substr(uuid_send(id), 9), id) WHERE archived_at IS NULL AND NOT cordoned;
 CREATE INDEX host_tags_ring ON host_tags (tag, substr(uuid_send(host_id), 9), host_id);
 
 -- Every hash that any token, of either sort, ever had. A hash is accepted once: also after the token's row, or its
@@ -243,9 +250,11 @@ CREATE TABLE events (
     CONSTRAINT events_host_kind CHECK (host_id IS NULL OR host_kind IS NOT NULL)
 );
 
--- Both end in the position: a page is a range of them.
+-- All end in the position: a page is a range of them.
 CREATE INDEX events_tenant ON events (tenant_id, position);
 CREATE INDEX events_host ON events (host_id, position) WHERE host_id IS NOT NULL;
+CREATE INDEX events_type ON events (type, position);
+CREATE INDEX events_kind ON events (host_kind, position) WHERE host_kind IS NOT NULL;
 -- Events come roughly in the order of their times: a few pages of index are enough to find the old ones.
 CREATE INDEX events_at ON events USING brin (at);
 
@@ -296,6 +305,10 @@ CREATE TABLE host_presence (
 CREATE INDEX host_presence_online ON host_presence (sweep_minute) WHERE presence = 'online' AND liveness_window IS NULL;
 CREATE INDEX host_presence_online_own ON host_presence (sweep_minute)
     WHERE presence = 'online' AND liveness_window IS NOT NULL;
+-- Lists by status, in the order of ids. Archived hosts keep the presence that they had, and may be many more than those that
+-- are unreachable and in service. Both are written with transitions alone.
+CREATE INDEX host_presence_status ON host_presence (presence, host_id) WHERE NOT archived;
+CREATE INDEX host_presence_archived ON host_presence (host_id) WHERE archived;
 
 -- What all replicas that look for silent hosts know together.
 CREATE TABLE monitor (

@@ -101,7 +101,37 @@ INSERT INTO monitor (id, state) VALUES (1, '{}');
 -- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these.
 CREATE INDEX hosts_ring ON hosts (substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
 CREATE INDEX hosts_ring_of_tenant ON hosts (tenant_id, substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
+CREATE INDEX hosts_ring_of_kind ON hosts (kind, substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
 CREATE INDEX host_tags_ring ON host_tags (tag, substr(host_id, 9), host_id);
+
+-- Lists -------------------------------------------------------------------------------------------------------------
+
+-- Of each filter an index in the order of the list, so that a page is found without a look at what it passes over. None of
+-- them has a column that a report changes.
+CREATE INDEX hosts_kind ON hosts (kind, id);
+-- Archived hosts are found by their names, too.
+CREATE INDEX hosts_named ON hosts (name);
+CREATE INDEX hosts_named_in_tenant ON hosts (tenant_id, name);
+
+-- Whether `hosts.archived_at` is set, restated: archived hosts keep the presence that they had, and may be many more than
+-- those that are unreachable and in service.
+ALTER TABLE host_presence ADD COLUMN archived INTEGER NOT NULL DEFAULT 0 CHECK (archived IN (0, 1));
+UPDATE host_presence SET archived = 1 WHERE host_id IN (SELECT id FROM hosts WHERE archived_at IS NOT NULL);
+CREATE TRIGGER hosts_archived_restated AFTER UPDATE OF archived_at ON hosts
+WHEN (NEW.archived_at IS NULL) <> (OLD.archived_at IS NULL) BEGIN
+    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL WHERE host_id = NEW.id;
+END;
+CREATE TRIGGER host_presence_archived AFTER INSERT ON host_presence
+WHEN NEW.archived = 0 AND EXISTS (SELECT 1 FROM hosts WHERE id = NEW.host_id AND archived_at IS NOT NULL) BEGIN
+    UPDATE host_presence SET archived = 1 WHERE host_id = NEW.host_id;
+END;
+-- Written when a host comes online or falls silent. It does not begin with the presence: those that are online and were not
+-- heard of late would be looked for in it.
+CREATE INDEX host_presence_status ON host_presence (archived, presence, host_id);
+CREATE INDEX host_presence_archived ON host_presence (archived, host_id) WHERE archived = 1;
+
+CREATE INDEX events_type ON events (type);
+CREATE INDEX events_kind ON events (host_kind);
 
 -- Age ---------------------------------------------------------------------------------------------------------------
 

@@ -428,7 +428,7 @@ impl World {
                     self.now = until;
                 }
                 // Others were there with a clock of their own, and are gone.
-                liveness::Verdict::Behind => self.now = self.now.saturating_add(pace.tick),
+                liveness::Verdict::Behind => self.now = self.now.saturating_add(pace.window),
             }
         }
     }

@@ -1,0 +1,286 @@
+//! Pages of hosts: walked by the index that has the fewest rows for what is asked.
+
+use diesel::prelude::*;
+use diesel::sql_types::Binary;
+use enlist_core::host::{HostKind, Status};
+use enlist_core::store::{HostDrive, HostQuery, HostRecord, Page, Visible, behind_prefix};
+
+use crate::column::{Id, overread};
+use crate::error::Failure;
+use crate::host;
+use crate::statement::{Statement, Value, choose};
+
+/// `list_hosts`. Several statements: in a transaction.
+pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Result<Page<HostRecord>, Failure> {
+    let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
+    if visible.is_nothing() {
+        return Ok(Page { items: Vec::new(), more: false });
+    }
+    let drives = HostDrive::of(query, &visible);
+    let drive = choose(connection, drives, |drive| rows_of(query, drive))?.unwrap_or(HostDrive::Everything);
+    let places = walk(query, &visible, &drive).load::<Place>(connection)?;
+    let places = Page::of_overread(places, query.limit);
+    let ids: Vec<_> = places.items.into_iter().map(|place| place.id).collect();
+    let mut items = Vec::with_capacity(ids.len());
+    // A statement has a bound on its parameters, a page has none.
+    for ids in ids.chunks(1_000) {
+        items.extend(host::records(connection, ids)?.into_iter().map(|(record, _)| record));
+    }
+    items.sort_unstable_by_key(|record| record.host.id);
+    Ok(Page { items, more: places.more })
+}
+
+#[derive(QueryableByName)]
+struct Place {
+    #[diesel(sql_type = Binary)]
+    id: Id,
+}
+
+/// What is counted of a drive: rows behind the cursor, where the index has them in their order; nothing of what is all.
+fn rows_of(query: &HostQuery, drive: &HostDrive) -> Option<Statement> {
+    let mut text = Statement::default();
+    let source = Source::of(drive);
+    text.push("SELECT 1 FROM ").push(source.table).push(" WHERE ");
+    match drive {
+        HostDrive::Everything => return None,
+        HostDrive::Tenants(tenants) => {
+            text.push("h.tenant_id IN ").bind_all(tenants.clone());
+        }
+        other => source.condition(&mut text, other, None),
+    }
+    if !matches!(drive, HostDrive::NamePrefix { .. }) {
+        behind(&mut text, source.id, query);
+    }
+    Some(text)
+}
+
+/// The ids of the page, and one more.
+fn walk(query: &HostQuery, visible: &Visible, drive: &HostDrive) -> Statement {
+    let mut text = Statement::default();
+    match drive {
+        HostDrive::Tenants(tenants) => {
+            for (place, tenant_id) in tenants.iter().enumerate() {
+                text.push(if place == 0 { "SELECT id FROM (" } else { " UNION ALL SELECT id FROM (" });
+                walk_one(&mut text, query, visible, drive, Some(tenant_id));
+                text.push(")");
+            }
+            text.bind(" ORDER BY id LIMIT ?", Value::Number(overread(query.limit)));
+        }
+        _ => walk_one(&mut text, query, visible, drive, None),
+    }
+    text
+}
+
+/// What a drive is read from; that of a tenant's hosts is the index of their unique key. `INDEXED BY`, since SQLite knows nothing of how often a value is there; `CROSS JOIN`, below,
+/// keeps it first.
+struct Source {
+    table: &'static str,
+    id: &'static str,
+}
+
+impl Source {
+    const fn of(drive: &HostDrive) -> Self {
+        let (table, id) = match drive {
+            HostDrive::Status(Status::Archived) => {
+                ("host_presence AS p INDEXED BY host_presence_archived", "p.host_id")
+            }
+            HostDrive::Status(_) => ("host_presence AS p INDEXED BY host_presence_status", "p.host_id"),
+            HostDrive::Tag(_) => ("host_tags AS t INDEXED BY host_tags_tag", "t.host_id"),
+            HostDrive::Kind(_) => ("hosts AS h INDEXED BY hosts_kind", "h.id"),
+            HostDrive::Tenants(_) => ("hosts AS h INDEXED BY sqlite_autoindex_hosts_2", "h.id"),
+            HostDrive::NamePrefix { tenant_id: None, .. } => ("hosts AS h INDEXED BY hosts_named", "h.id"),
+            HostDrive::NamePrefix { .. } => ("hosts AS h INDEXED BY hosts_named_in_tenant", "h.id"),
+            HostDrive::Everything => ("hosts AS h NOT INDEXED", "h.id"),
+        };
+        Self { table, id }
+    }
+
+    fn condition(&self, text: &mut Statement, drive: &HostDrive, tenant_id: Option<&String>) {
+        match drive {
+            HostDrive::Status(Status::Archived) => {
+                text.push("p.archived = 1");
+            }
+            HostDrive::Status(status) => {
+                text.bind("p.presence = ? AND p.archived = 0", Value::Text(status.as_str().to_owned()));
+            }
+            HostDrive::Tag(tag) => {
+                text.bind("t.tag = ?", Value::Text(tag.clone()));
+            }
+            HostDrive::Kind(kind) => {
+                text.bind("h.kind = ?", Value::Text(kind.as_str().to_owned()));
+            }
+            HostDrive::Tenants(_) | HostDrive::Everything => match tenant_id {
+                Some(tenant_id) => {
+                    text.bind("h.tenant_id = ?", Value::Text(tenant_id.clone()));
+                }
+                None => {
+                    text.push("TRUE");
+                }
+            },
+            HostDrive::NamePrefix { tenant_id, prefix } => {
+                if let Some(tenant_id) = tenant_id {
+                    text.bind("h.tenant_id = ? AND ", Value::Text(tenant_id.clone()));
+                }
+                named(text, "h.name", prefix);
+            }
+        }
+    }
+}
+
+fn named(text: &mut Statement, column: &str, prefix: &str) {
+    text.push(column).bind(" >= ?", Value::Text(prefix.to_owned()));
+    if let Some(beyond) = behind_prefix(prefix) {
+        text.push(" AND ").push(column).bind(" < ?", Value::Text(beyond));
+    }
+}
+
+fn behind(text: &mut Statement, id: &str, query: &HostQuery) {
+    // Always there, so that SQLite sees a range of the index that has the order.
+    let after = query.after.map_or_else(Vec::new, |after| after.as_uuid().as_bytes().to_vec());
+    text.push(" AND ").push(id).bind(" > ?", Value::Bytes(after));
+}
+
+/// Ids in their order. A `+` keeps a column from being looked up in an index: those are conditions of rows alone.
+fn walk_one(text: &mut Statement, query: &HostQuery, visible: &Visible, drive: &HostDrive, tenant_id: Option<&String>) {
+    let source = Source::of(drive);
+    text.push("SELECT ").push(source.id).push(" AS id FROM ").push(source.table);
+    let asks_host = *visible != Visible::Everything || query.kind.is_some() || query.name_prefix.is_some();
+    if asks_host && source.id != "h.id" {
+        text.push(" CROSS JOIN hosts AS h ON h.id = ").push(source.id);
+    }
+    if query.status.is_some() && source.id != "p.host_id" {
+        text.push(" CROSS JOIN host_presence AS p ON p.host_id = ").push(source.id);
+    }
+    text.push(" WHERE ");
+    source.condition(text, drive, tenant_id);
+    behind(text, source.id, query);
+    match visible {
+        Visible::Everything => {}
+        Visible::Tenant(tenant_id, kind) => {
+            text.bind(" AND +h.tenant_id = ?", Value::Text(tenant_id.clone()));
+            if let Some(kind) = kind {
+                text.bind(" AND +h.kind = ?", Value::Text(kind.as_str().to_owned()));
+            }
+        }
+        Visible::Tenants { both, managed, byoc } => {
+            text.push(" AND (+h.tenant_id IN ").bind_all(both.clone());
+            for (kind, tenants) in [(HostKind::Managed, managed), (HostKind::Byoc, byoc)] {
+                text.bind(" OR (+h.kind = ? AND +h.tenant_id IN ", Value::Text(kind.as_str().to_owned()));
+                text.bind_all(tenants.clone()).push(")");
+            }
+            text.push(")");
+        }
+    }
+    // `Status::of`, restated where rows are chosen: archived, else the presence.
+    match query.status {
+        None => {}
+        Some(Status::Archived) => {
+            text.push(" AND +p.archived = 1");
+        }
+        Some(status) => {
+            text.bind(" AND +p.archived = 0 AND +p.presence = ?", Value::Text(status.as_str().to_owned()));
+        }
+    }
+    if let Some(tag) = &query.tag
+        && !matches!(drive, HostDrive::Tag(_))
+    {
+        text.push(" AND EXISTS (SELECT 1 FROM host_tags AS g WHERE g.host_id = ").push(source.id);
+        text.bind(" AND g.tag = ?)", Value::Text(tag.as_str().to_owned()));
+    }
+    if let Some(kind) = query.kind {
+        text.bind(" AND +h.kind = ?", Value::Text(kind.as_str().to_owned()));
+    }
+    if let Some(prefix) = &query.name_prefix {
+        text.push(" AND ");
+        named(text, "+h.name", prefix);
+    }
+    text.push(" ORDER BY ").push(source.id).bind(" LIMIT ?", Value::Number(overread(query.limit)));
+}
+
+#[cfg(test)]
+mod tests {
+    use enlist_core::policy::{Kinds, Scope};
+
+    use super::*;
+    use crate::statement::plan;
+
+    fn query(status: Option<Status>, tag: Option<&str>, prefix: Option<&str>) -> HostQuery {
+        HostQuery {
+            status,
+            tag: tag.map(|tag| tag.parse().expect("a tag")),
+            name_prefix: prefix.map(str::to_owned),
+            ..HostQuery::new(Scope::All, 50)
+        }
+    }
+
+    /// Each drive, and that its index is walked first, in its order.
+    #[test]
+    fn every_drive_walks_its_index_and_looks_up_the_rest() {
+        let tenant = |tenant_id: &str| Scope::Tenants([(tenant_id.parse().expect("a tenant"), Kinds::Both)].into());
+        let mut two = tenant("a");
+        if let Scope::Tenants(tenants) = &mut two {
+            tenants.insert("b".parse().expect("a tenant"), Kinds::Only(HostKind::Byoc));
+        }
+        let all = query(Some(Status::Online), Some("x"), Some("web-"));
+        let by_name = |tenant_id: Option<&str>| HostDrive::NamePrefix {
+            tenant_id: tenant_id.map(str::to_owned),
+            prefix: "web-".to_owned(),
+        };
+        let cases = [
+            (
+                query(Some(Status::Unreachable), None, None),
+                HostDrive::Status(Status::Unreachable),
+                "host_presence_status",
+            ),
+            (query(Some(Status::Archived), None, None), HostDrive::Status(Status::Archived), "host_presence_archived"),
+            (all.clone(), HostDrive::Tag("x".to_owned()), "host_tags_tag"),
+            (all.clone(), HostDrive::Status(Status::Online), "host_presence_status"),
+            (HostQuery { kind: Some(HostKind::Byoc), ..all.clone() }, HostDrive::Kind(HostKind::Byoc), "hosts_kind"),
+            (
+                HostQuery { scope: tenant("a"), ..all.clone() },
+                HostDrive::Tenants(vec!["a".to_owned()]),
+                "sqlite_autoindex_hosts_2",
+            ),
+            (
+                HostQuery { scope: two, ..all.clone() },
+                HostDrive::Tenants(vec!["a".to_owned(), "b".to_owned()]),
+                "sqlite_autoindex_hosts_2",
+            ),
+            (all.clone(), HostDrive::Everything, "PRIMARY KEY"),
+            (all.clone(), by_name(None), "hosts_named"),
+            (HostQuery { scope: tenant("a"), ..all }, by_name(Some("a")), "hosts_named_in_tenant"),
+        ];
+        for (query, drive, index) in cases {
+            let visible = Visible::of(&query.scope, None);
+            let plan = plan(walk(&query, &visible, &drive));
+            let sorts = matches!(drive, HostDrive::NamePrefix { .. });
+            let merges = matches!(&drive, HostDrive::Tenants(_));
+            assert!(
+                plan[usize::from(plan.len() > 1 && merges)..].iter().any(|step| step.contains(index)),
+                "{drive:?}: {plan:#?}"
+            );
+            assert!(
+                plan.iter().all(|step| !step.starts_with("SCAN h") && !step.starts_with("SCAN p")),
+                "{drive:?}: {plan:#?}"
+            );
+            let sorted = plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
+            assert_eq!(sorted && !merges, sorts, "{drive:?}: {plan:#?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_counted_in_the_index_alone() {
+        for drive in [
+            HostDrive::Status(Status::Unreachable),
+            HostDrive::Status(Status::Archived),
+            HostDrive::Tag("x".to_owned()),
+            HostDrive::Kind(HostKind::Byoc),
+            HostDrive::Tenants(vec!["a".to_owned()]),
+            HostDrive::NamePrefix { tenant_id: None, prefix: "w".to_owned() },
+            HostDrive::NamePrefix { tenant_id: Some("a".to_owned()), prefix: "w".to_owned() },
+        ] {
+            let plan = plan(rows_of(&query(None, None, None), &drive).expect("it is counted"));
+            assert!(plan.iter().any(|step| step.contains("USING COVERING INDEX")), "{drive:?}: {plan:#?}");
+        }
+    }
+}
