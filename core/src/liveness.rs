@@ -9,7 +9,7 @@
 //!   window, the likelier cause is on this side. The monitor is degraded and holds its verdicts back, for
 //!   [`STORM_WINDOWS`] windows at most; then it makes them, and each event says so. An outage is never hidden for ever.
 //!
-//! What a single host shows of itself is [`Presence`](crate::host::Presence)'s. How long it may be silent is the fleet's window,
+//! What a single host shows of itself is [`Presence`]'s. How long it may be silent is the fleet's window,
 //! or a [`LivenessWindow`] of its own: [`Rule`] says who is silent. Both rules above go by the fleet's window.
 
 use std::time::Duration;

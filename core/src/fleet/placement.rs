@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use futures_util::future;
+
 use super::host::host_body;
 use super::{Admin, Inner};
 use crate::HostId;
@@ -18,6 +20,8 @@ const MOST: usize = 2_000;
 const ROWS: usize = 1_024;
 /// How many calls one placement makes, at most: some 60,000 rows, in which hosts that may be picked are rare.
 const LOOKS: usize = 64;
+/// How many of them are for a sample at one place. Where hosts that may be picked are rarer, it is a smaller one.
+const SAMPLE_LOOKS: usize = 3;
 
 /// Why there is no host for the work.
 #[derive(Debug, thiserror::Error)]
@@ -71,22 +75,13 @@ impl Admin<'_> {
         let starts = if after.is_empty() { vec![None] } else { after.into_iter().map(Some).collect() };
         let mut rings: Vec<_> = starts.into_iter().map(|start| Ring::behind(start, sample)).collect();
         let mut seen = HashSet::new();
-        let mut looks = 0;
 
-        let mut candidates = Vec::new();
-        for ring in &mut rings {
-            let mut found = 0;
-            while found < sample && !ring.closed && looks < LOOKS {
-                looks += 1;
-                let window = self.window(ring, request, &scope).await?;
-                found += window.len();
-                candidates.extend(window.into_iter().filter(|candidate| seen.insert(candidate.record.host.id)));
-            }
-            if ring.closed {
-                // It was all round: the others have nothing else.
-                break;
-            }
-        }
+        // At once: they know nothing of each other, and each is a way to the store and back.
+        let samples = rings.iter_mut().map(|ring| self.sample(ring, request, &scope, sample));
+        let samples = future::try_join_all(samples).await?;
+        let mut looks: usize = samples.iter().map(|(_, looks)| looks).sum();
+        let found = samples.into_iter().flat_map(|(found, _)| found);
+        let mut candidates: Vec<_> = found.filter(|candidate| seen.insert(candidate.record.host.id)).collect();
         let mut ring = match rings.iter().position(|ring| ring.closed) {
             Some(closed) => rings.swap_remove(closed),
             None => rings.swap_remove(0),
@@ -113,6 +108,22 @@ impl Admin<'_> {
             return Err(PlaceError::NoEligibleHost { all: ring.closed });
         }
         Err(PlaceError::NoFit { misfits, all: ring.closed })
+    }
+
+    /// So many hosts on the ring that may be picked, or fewer where they are rare, and how many looks they took.
+    async fn sample(
+        &self,
+        ring: &mut Ring,
+        request: &PlaceRequest,
+        scope: &Scope,
+        sample: usize,
+    ) -> Result<(Vec<Candidate>, usize), StoreError> {
+        let (mut found, mut looked) = (Vec::new(), 0);
+        while found.len() < sample && !ring.closed && looked < SAMPLE_LOOKS {
+            looked += 1;
+            found.append(&mut self.window(ring, request, scope).await?);
+        }
+        Ok((found, looked))
     }
 
     /// The next hosts on the ring that may be picked; possibly none.

@@ -197,8 +197,9 @@ fn pages() -> Result<Vec<Case>, Error> {
 }
 
 fn placements() -> Result<Vec<Case>, Error> {
-    const GIB: u64 = 1 << 30;
-    let demand = Demand { cpu_cores: 0.0, memory_bytes: GIB, disk_bytes: GIB };
+    const MIB: u64 = 1 << 20;
+    // So little that no host is full before the end: schedulers count what they have placed.
+    let demand = Demand { cpu_cores: 0.0, memory_bytes: MIB, disk_bytes: MIB };
     let anywhere = || PlaceRequest { demand, ..PlaceRequest::default() };
     let of_tenant = |tenant| Ok::<_, Error>(PlaceRequest { tenant_id: Some(TenantId::new(tenant)?), ..anywhere() });
     let tagged = |tag: &str| Ok::<_, Error>(PlaceRequest { tags: [tag.parse()?].into(), ..anywhere() });
