@@ -9,10 +9,11 @@ use enlist_core::telemetry::HostMetrics;
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, QueryBuilder, Row};
 
-use crate::column::{Count, Id, overread};
+use crate::column::{Id, overread};
 use crate::error::Failure;
 use crate::host::{self, host_columns};
 use crate::presence::presence_columns;
+use crate::snapshot;
 use crate::transaction::{COUNT, Db};
 
 /// Hosts, with the machine's numbers in the newest report of each, if it is kept: one row of one day.
@@ -157,20 +158,5 @@ fn metrics(row: &PgRow) -> Result<Option<HostMetrics>, Failure> {
     if row.try_get::<Option<bool>, _>("measured")?.is_none() {
         return Ok(None);
     }
-    let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));
-    Ok(Some(HostMetrics {
-        cpu_percent: row.try_get("cpu_percent")?,
-        load_1m: row.try_get("load_1m")?,
-        load_5m: row.try_get("load_5m")?,
-        load_15m: row.try_get("load_15m")?,
-        memory_used_bytes: count("memory_used_bytes")?,
-        memory_total_bytes: count("memory_total_bytes")?,
-        swap_used_bytes: count("swap_used_bytes")?,
-        swap_total_bytes: count("swap_total_bytes")?,
-        disk_used_bytes: count("disk_used_bytes")?,
-        disk_total_bytes: count("disk_total_bytes")?,
-        network_rx_bytes: count("network_rx_bytes")?,
-        network_tx_bytes: count("network_tx_bytes")?,
-        uptime_seconds: count("uptime_seconds")?,
-    }))
+    snapshot::metrics(row).map(Some)
 }

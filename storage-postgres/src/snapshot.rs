@@ -358,29 +358,34 @@ fn names(rows: &[PgRow]) -> Result<HashMap<i64, String>, Failure> {
 }
 
 fn decode(row: &PgRow, names: &HashMap<i64, String>) -> Result<HostSnapshot, Failure> {
-    let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));
     let json = |column| row.try_get::<Option<&str>, _>(column);
     Ok(HostSnapshot {
         recorded_at: row.try_get::<At, _>("recorded_at")?.0,
         received_at: row.try_get::<At, _>("received_at")?.0,
-        metrics: HostMetrics {
-            cpu_percent: row.try_get("cpu_percent")?,
-            load_1m: row.try_get("load_1m")?,
-            load_5m: row.try_get("load_5m")?,
-            load_15m: row.try_get("load_15m")?,
-            memory_used_bytes: count("memory_used_bytes")?,
-            memory_total_bytes: count("memory_total_bytes")?,
-            swap_used_bytes: count("swap_used_bytes")?,
-            swap_total_bytes: count("swap_total_bytes")?,
-            disk_used_bytes: count("disk_used_bytes")?,
-            disk_total_bytes: count("disk_total_bytes")?,
-            network_rx_bytes: count("network_rx_bytes")?,
-            network_tx_bytes: count("network_tx_bytes")?,
-            uptime_seconds: count("uptime_seconds")?,
-        },
+        metrics: metrics(row)?,
         custom: json("custom")?.map_or_else(|| Ok(Default::default()), from_json)?,
         agent: json("agent")?.map(from_json).transpose()?,
         containers: decode_containers(row, names)?,
+    })
+}
+
+/// The machine's numbers, of a row that has them.
+pub(crate) fn metrics(row: &PgRow) -> Result<HostMetrics, Failure> {
+    let count = |column| row.try_get::<Option<Count>, _>(column).map(|count| count.map(|count| count.0));
+    Ok(HostMetrics {
+        cpu_percent: row.try_get("cpu_percent")?,
+        load_1m: row.try_get("load_1m")?,
+        load_5m: row.try_get("load_5m")?,
+        load_15m: row.try_get("load_15m")?,
+        memory_used_bytes: count("memory_used_bytes")?,
+        memory_total_bytes: count("memory_total_bytes")?,
+        swap_used_bytes: count("swap_used_bytes")?,
+        swap_total_bytes: count("swap_total_bytes")?,
+        disk_used_bytes: count("disk_used_bytes")?,
+        disk_total_bytes: count("disk_total_bytes")?,
+        network_rx_bytes: count("network_rx_bytes")?,
+        network_tx_bytes: count("network_tx_bytes")?,
+        uptime_seconds: count("uptime_seconds")?,
     })
 }
 

@@ -176,9 +176,10 @@ async fn a_webhook_without_all_that_it_needs_is_refused_at_the_start() {
             .args(["serve", "--listen", "127.0.0.1:0", "--database", "memory:"])
             .args(&arguments)
             .env("ENLIST_ADMIN_TOKEN", ADMIN)
-            .output()
-            .await
-            .unwrap();
+            .kill_on_drop(true)
+            .output();
+        // One that is not refused serves for ever.
+        let output = tokio::time::timeout(Duration::from_secs(60), output).await.expect("it ends").unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success() && said.contains(complaint), "{arguments:?}: {said}");
     }
