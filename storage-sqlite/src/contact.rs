@@ -5,26 +5,30 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use enlist_core::event::{Event, NewEvent};
-use enlist_core::host::{HostKind, Lifecycle};
-use enlist_core::store::{Contact, Described, DescribedCache, came_online};
-use enlist_core::{AgentTokenId, HostId, TenantId, Timestamp};
-use rusqlite::Transaction;
+use enlist_core::host::Presence;
+use enlist_core::store::{Contact, Described, came_online};
+use enlist_core::telemetry::HostFacts;
+use enlist_core::{AgentTokenId, HostId, Timestamp};
+use rusqlite::{Transaction, params};
 
-use crate::column::{Id, parse, required, text};
+use crate::column::{Count, Id, from_json, parse, required, text, to_json};
 use crate::container::Containers;
 use crate::error::Failure;
-use crate::host::{kind_of, lifecycle_of};
+use crate::host::kind_of;
 use crate::presence::{PresenceState, presence_columns};
 use crate::store::{Ingest, Remembered};
 use crate::transaction::immediate_report;
 use crate::{agent_token, event};
 
-/// What contact has to know of a host.
+/// What contact has to know of a host, all of it in one row: that and nothing else is read for a host that goes on as it
+/// did.
 const HEAD: &str = concat!(
-    "SELECT h.tenant_id, h.kind, h.archived_at, ",
+    "SELECT p.archived, p.facts_version, ",
     presence_columns!(),
-    " FROM hosts AS h JOIN host_presence AS p ON p.host_id = h.id WHERE h.id = ?"
+    " FROM host_presence AS p WHERE p.host_id = ?"
 );
+/// What an event tells of it besides.
+const WHOSE: &str = "SELECT tenant_id, kind FROM hosts WHERE id = ?";
 
 /// `touch`.
 pub(crate) fn touch(ingest: &mut Ingest<'_>, contacts: &[Contact]) -> Result<Vec<Event>, Failure> {
@@ -54,15 +58,26 @@ pub(crate) struct Visit {
     pub(crate) host_id: HostId,
     /// What it shows of itself.
     pub(crate) presence: PresenceState,
-    tenant_id: TenantId,
-    kind: HostKind,
-    lifecycle: Lifecycle,
+    is_archived: bool,
+    facts: Facts,
     /// What the rows of its containers say, remembered from another transaction.
     described: Option<Arc<Described<i64>>>,
     /// The rows, once they were read.
     containers: Option<Containers>,
     uses: HashMap<AgentTokenId, Timestamp>,
-    events: Vec<NewEvent>,
+    /// The contact by which it came online, and what it was before.
+    came: Option<(Contact, Presence)>,
+}
+
+/// What is stored of a host's machine, as far as a transaction has to know it.
+struct Facts {
+    /// Raised with every write, by a trigger.
+    version: u64,
+    /// The fingerprint of what would change nothing if a report said it again.
+    told: Option<u64>,
+    /// Read only when a report says something else.
+    known: Option<HostFacts>,
+    changed: bool,
 }
 
 impl<'a> Visits<'a> {
@@ -76,7 +91,7 @@ impl<'a> Visits<'a> {
             Entry::Occupied(met) => met.into_mut(),
             Entry::Vacant(unmet) => {
                 self.order.push(host_id);
-                unmet.insert(Visit::begin(transaction, &self.remembered.described, host_id)?)
+                unmet.insert(Visit::begin(transaction, self.remembered, host_id)?)
             }
         };
         Ok(visit.as_mut())
@@ -85,19 +100,22 @@ impl<'a> Visits<'a> {
     /// Writes what changed, save for archived hosts, and commits; returns the events of hosts that came
     /// online.
     pub(crate) fn finish(mut self, transaction: Transaction<'_>) -> Result<Vec<Event>, Failure> {
-        let Remembered { described, uses } = self.remembered;
-        let (mut events, mut used, mut read) = (Vec::new(), Vec::new(), Vec::new());
+        let Remembered { described, facts, uses } = self.remembered;
+        let (mut events, mut used, mut read, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for host_id in self.order {
-            let Some(visit) = self.hosts.remove(&host_id).flatten().filter(|visit| !visit.is_archived()) else {
+            let Some(visit) = self.hosts.remove(&host_id).flatten().filter(|visit| !visit.is_archived) else {
                 continue;
             };
             visit.presence.write(&transaction)?;
+            told.extend(visit.facts.write(&transaction, host_id)?);
             for (token, at) in visit.uses {
                 if uses.is_due(token, at) && agent_token::note_use(&transaction, host_id, token, at)? {
                     used.push((token, at));
                 }
             }
-            events.extend(visit.events);
+            if let Some((contact, before)) = visit.came {
+                events.extend(online_event(&transaction, &contact, before, visit.presence.presence)?);
+            }
             if let Some(containers) = visit.containers {
                 read.push((host_id, visit.presence.containers_version.0, containers));
             }
@@ -108,6 +126,9 @@ impl<'a> Visits<'a> {
         for (token, at) in used {
             uses.note(token, at);
         }
+        for (host_id, version, fingerprint) in told {
+            facts.fill(host_id, version, fingerprint);
+        }
         for (host_id, version, containers) in read {
             described.fill(host_id, version, Arc::new(containers.described(described)));
         }
@@ -116,31 +137,27 @@ impl<'a> Visits<'a> {
 }
 
 impl Visit {
-    fn begin(
-        transaction: &Transaction<'_>,
-        described: &DescribedCache<i64>,
-        host_id: HostId,
-    ) -> Result<Option<Self>, Failure> {
+    fn begin(transaction: &Transaction<'_>, remembered: &Remembered, host_id: HostId) -> Result<Option<Self>, Failure> {
         let mut statement = transaction.prepare_cached(HEAD)?;
         let mut rows = statement.query([Id::from(host_id)])?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        let presence = PresenceState::read(host_id, row, 3)?;
+        let Count(version) = row.get(1)?;
+        let presence = PresenceState::read(host_id, row, 2)?;
         Ok(Some(Self {
             host_id,
-            tenant_id: parse(required(text(row, 0)?)?)?,
-            kind: kind_of(required(text(row, 1)?)?)?,
-            lifecycle: lifecycle_of(row.get(2)?),
-            described: described.find(host_id, presence.containers_version.0),
+            is_archived: row.get(0)?,
+            facts: Facts { version, told: remembered.facts.find(host_id, version), known: None, changed: false },
+            described: remembered.described.find(host_id, presence.containers_version.0),
             presence,
             containers: None,
             uses: HashMap::new(),
-            events: Vec::new(),
+            came: None,
         }))
     }
 
     /// Whether the host is out of service: then nothing is written for it.
     pub(crate) const fn is_archived(&self) -> bool {
-        matches!(self.lifecycle, Lifecycle::Archived { .. })
+        self.is_archived
     }
 
     /// Notes that it proved its credential.
@@ -148,9 +165,36 @@ impl Visit {
         let before = self.presence.presence;
         let after = before.contact(contact.at);
         self.presence.presence = after;
-        self.events.extend(came_online(contact, &self.tenant_id, self.kind, before, after));
+        if before.status() != after.status() {
+            self.came = Some((contact.clone(), before));
+        }
         let used_at = self.uses.entry(contact.token_id).or_insert(contact.at);
         *used_at = contact.at.max(*used_at);
+    }
+
+    /// Takes over what the newest report says of the machine. Agents say all they know each time.
+    pub(crate) fn merge_facts(
+        &mut self,
+        transaction: &Transaction<'_>,
+        remembered: &Remembered,
+        newer: &HostFacts,
+    ) -> Result<(), Failure> {
+        const READ: &str = "SELECT facts FROM hosts WHERE id = ?";
+        let fingerprint = remembered.facts.fingerprint(newer);
+        if self.facts.told == Some(fingerprint) {
+            return Ok(());
+        }
+        let known = match &mut self.facts.known {
+            Some(known) => known,
+            unread => {
+                let mut statement = transaction.prepare_cached(READ)?;
+                let mut rows = statement.query([Id::from(self.host_id)])?;
+                unread.insert(from_json(required(text(required(rows.next()?)?, 0)?)?)?)
+            }
+        };
+        self.facts.changed |= known.merge(newer);
+        self.facts.told = Some(fingerprint);
+        Ok(())
     }
 
     /// What the rows of its containers say, if that is known without reading them, and they were not read since.
@@ -165,4 +209,31 @@ impl Visit {
             unread => Ok(unread.insert(Containers::load(transaction, self.host_id)?)),
         }
     }
+}
+
+impl Facts {
+    /// Writes them if they changed. What there is to remember, when the transaction has been committed: the version, and
+    /// what was told.
+    fn write(self, transaction: &Transaction<'_>, host_id: HostId) -> Result<Option<(HostId, u64, u64)>, Failure> {
+        const WRITE: &str = "UPDATE hosts SET facts = ?2 WHERE id = ?1";
+        // Nothing was read: what is remembered holds.
+        let (Some(known), Some(told)) = (self.known, self.told) else { return Ok(None) };
+        if self.changed {
+            transaction.prepare_cached(WRITE)?.execute(params![Id::from(host_id), to_json(&known)?])?;
+        }
+        Ok(Some((host_id, self.version + u64::from(self.changed), told)))
+    }
+}
+
+fn online_event(
+    transaction: &Transaction<'_>,
+    contact: &Contact,
+    before: Presence,
+    after: Presence,
+) -> Result<Option<NewEvent>, Failure> {
+    let mut statement = transaction.prepare_cached(WHOSE)?;
+    let mut rows = statement.query([Id::from(contact.host_id)])?;
+    let row = required(rows.next()?)?;
+    let (tenant_id, kind) = (parse(required(text(row, 0)?)?)?, kind_of(required(text(row, 1)?)?)?);
+    Ok(came_online(contact, &tenant_id, kind, before, after))
 }

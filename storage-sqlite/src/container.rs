@@ -2,98 +2,51 @@
 
 use std::collections::{HashMap, HashSet};
 
-use diesel::prelude::*;
 use enlist_core::container::{Container, ContainerMetrics};
 use enlist_core::store::{ContainerQuery, ContainerRecord, Described, DescribedCache, Page};
 use enlist_core::{HostId, Timestamp};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use crate::column::{At, Count, Id, Real, from_json, overread, required, to_json};
+use crate::column::{At, Count, Id, from_json, overread, required, text, to_json};
 use crate::error::Failure;
-use crate::presence::PresenceRow;
-use crate::schema::{container_metric_snapshots, containers, host_presence};
+use crate::snapshot::{self, Wanted};
 
-/// What a report says of a container, as it is read.
-#[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = containers)]
-#[diesel(check_for_backend(diesel::sqlite::Sqlite))]
-struct DescriptionRow {
-    container_id: String,
-    name: Option<String>,
-    image: Option<String>,
-    image_tag: Option<String>,
-    state: Option<String>,
-    health: Option<String>,
-    restarts: Option<Count>,
-    exit_code: Option<i64>,
-    oom_killed: Option<bool>,
-    ports: Option<String>,
-    labels: Option<String>,
-    started_at: Option<At>,
-    finished_at: Option<At>,
-    error: Option<String>,
-    first_seen_at: Option<At>,
-    last_seen_at: Option<At>,
-    removed_at: Option<At>,
+/// What [`decode`] reads.
+macro_rules! columns {
+    () => {
+        "container_key, container_id, name, image, image_tag, state, health, restarts, exit_code, oom_killed, ports, labels,
+         started_at, finished_at, error, first_seen_at, last_seen_at, removed_at"
+    };
 }
 
-impl DescriptionRow {
-    fn decode(self, metrics: Option<ContainerMetrics>) -> Result<ContainerRecord, Failure> {
-        let container = Container {
-            container_id: self.container_id,
-            name: required(self.name)?,
-            image: required(self.image)?,
-            image_tag: self.image_tag,
-            state: required(self.state)?,
-            health: self.health,
-            restarts: self.restarts.map(|count| count.0),
-            exit_code: self.exit_code,
-            oom_killed: self.oom_killed,
-            ports: self.ports.as_deref().map_or_else(|| Ok(Vec::new()), from_json)?,
-            labels: self.labels.as_deref().map_or_else(|| Ok(Default::default()), from_json)?,
-            started_at: self.started_at.map(|at| at.0),
-            finished_at: self.finished_at.map(|at| at.0),
-            error: self.error,
-            metrics,
-        };
-        Ok(ContainerRecord {
-            container,
-            first_seen_at: required(self.first_seen_at)?.0,
-            last_seen_at: required(self.last_seen_at)?.0,
-            removed_at: self.removed_at.map(|at| at.0),
-        })
-    }
-}
-
-/// A container's numbers: the columns of `container_metric_snapshots` behind its key.
-#[derive(Debug, Clone, Copy, Queryable, Selectable)]
-#[diesel(table_name = container_metric_snapshots)]
-#[diesel(check_for_backend(diesel::sqlite::Sqlite))]
-struct ContainerMetricsRow {
-    cpu_cores: Option<Real>,
-    memory_used_bytes: Option<Count>,
-    memory_limit_bytes: Option<Count>,
-    network_rx_bytes: Option<Count>,
-    network_tx_bytes: Option<Count>,
-    block_read_bytes: Option<Count>,
-    block_write_bytes: Option<Count>,
-    pids: Option<Count>,
-}
-
-impl From<ContainerMetricsRow> for ContainerMetrics {
-    fn from(row: ContainerMetricsRow) -> Self {
-        let count = |column: Option<Count>| column.map(|count| count.0);
-        Self {
-            cpu_cores: row.cpu_cores.map(|real| real.0),
-            memory_used_bytes: count(row.memory_used_bytes),
-            memory_limit_bytes: count(row.memory_limit_bytes),
-            network_rx_bytes: count(row.network_rx_bytes),
-            network_tx_bytes: count(row.network_tx_bytes),
-            block_read_bytes: count(row.block_read_bytes),
-            block_write_bytes: count(row.block_write_bytes),
-            pids: count(row.pids),
-        }
-    }
+/// A container's key, and what is said of it without its numbers.
+fn decode(row: &Row<'_>) -> Result<(i64, ContainerRecord), Failure> {
+    let count = |place| row.get::<_, Option<Count>>(place).map(|count| count.map(|count| count.0));
+    let at = |place| row.get::<_, Option<At>>(place).map(|at| at.map(|at| at.0));
+    let container = Container {
+        container_id: row.get(1)?,
+        name: required(row.get(2)?)?,
+        image: required(row.get(3)?)?,
+        image_tag: row.get(4)?,
+        state: required(row.get(5)?)?,
+        health: row.get(6)?,
+        restarts: count(7)?,
+        exit_code: row.get(8)?,
+        oom_killed: row.get(9)?,
+        ports: text(row, 10)?.map_or_else(|| Ok(Vec::new()), from_json)?,
+        labels: text(row, 11)?.map_or_else(|| Ok(Default::default()), from_json)?,
+        started_at: at(12)?,
+        finished_at: at(13)?,
+        error: row.get(14)?,
+        metrics: None,
+    };
+    let record = ContainerRecord {
+        container,
+        first_seen_at: required(at(15)?)?,
+        last_seen_at: required(at(16)?)?,
+        removed_at: at(17)?,
+    };
+    Ok((row.get(0)?, record))
 }
 
 /// The containers of one host, as one transaction knows them.
@@ -123,36 +76,18 @@ struct Present {
 impl Containers {
     /// One statement: every container of the host that is not removed.
     pub(crate) fn load(transaction: &Transaction<'_>, host_id: HostId) -> Result<Self, Failure> {
-        const PRESENT: &str = "
-            SELECT container_key, container_id, name, image, image_tag, state, health, restarts, exit_code, oom_killed,
-                   ports, labels, started_at, finished_at, error, first_seen_at, last_seen_at
-            FROM containers WHERE host_id = ? AND removed_at IS NULL AND name IS NOT NULL";
+        const PRESENT: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM containers WHERE host_id = ? AND removed_at IS NULL AND name IS NOT NULL"
+        );
         let host_id = Id::from(host_id);
         let mut statement = transaction.prepare_cached(PRESENT)?;
         let mut rows = statement.query([host_id])?;
         let mut present = HashMap::new();
         while let Some(row) = rows.next()? {
-            let row_of = DescriptionRow {
-                container_id: row.get(1)?,
-                name: row.get(2)?,
-                image: row.get(3)?,
-                image_tag: row.get(4)?,
-                state: row.get(5)?,
-                health: row.get(6)?,
-                restarts: row.get(7)?,
-                exit_code: row.get(8)?,
-                oom_killed: row.get(9)?,
-                ports: row.get(10)?,
-                labels: row.get(11)?,
-                started_at: row.get(12)?,
-                finished_at: row.get(13)?,
-                error: row.get(14)?,
-                first_seen_at: row.get(15)?,
-                last_seen_at: row.get(16)?,
-                removed_at: None,
-            };
-            let ContainerRecord { container, last_seen_at, .. } = row_of.decode(None)?;
-            let known = Present { key: row.get(0)?, last_seen_at: At(last_seen_at), container };
+            let (key, ContainerRecord { container, last_seen_at, .. }) = decode(row)?;
+            let known = Present { key, last_seen_at: At(last_seen_at), container };
             present.insert(known.container.container_id.clone(), known);
         }
         Ok(Self { host_id, present, others: HashMap::new() })
@@ -291,48 +226,40 @@ impl Containers {
 }
 
 /// `list_containers`.
-pub(crate) fn list(
-    connection: &mut SqliteConnection,
-    query: &ContainerQuery,
-) -> Result<Page<ContainerRecord>, Failure> {
+pub(crate) fn list(connection: &mut Connection, query: &ContainerQuery) -> Result<Page<ContainerRecord>, Failure> {
+    const NEWEST: &str = "SELECT newest_report_id, last_complete_at FROM host_presence WHERE host_id = ?";
+    const PAGE: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM containers
+         WHERE host_id = ?1 AND container_id > ?2 AND name IS NOT NULL AND (?3 OR removed_at IS NULL)
+         ORDER BY container_id LIMIT ?4"
+    );
+    // Of one moment.
+    let transaction = connection.transaction()?;
     let host_id = Id::from(query.host_id);
-    let presence =
-        host_presence::table.find(host_id).select(PresenceRow::as_select()).get_result(connection).optional()?;
-    let Some(presence) = presence else { return Ok(Page { items: Vec::new(), more: false }) };
-    // No report has this id, since SQLite counts from 1: the join then finds no numbers.
-    let newest = presence.newest_report_id.unwrap_or(0);
-    let numbers = container_metric_snapshots::container_key
-        .eq(containers::container_key)
-        .and(container_metric_snapshots::report_id.eq(newest));
-    let mut rows = containers::table
-        .left_join(container_metric_snapshots::table.on(numbers))
-        .filter(containers::host_id.eq(host_id))
-        .filter(containers::name.is_not_null())
-        .order(containers::container_id)
-        .limit(overread(query.limit))
-        .select((
-            DescriptionRow::as_select(),
-            // All numbers of a row may be unknown: its key alone tells it from no row.
-            container_metric_snapshots::report_id.nullable(),
-            Option::<ContainerMetricsRow>::as_select(),
-        ))
-        .into_boxed();
-    if !query.removed {
-        rows = rows.filter(containers::removed_at.is_null());
-    }
-    if let Some(after) = &query.after {
-        rows = rows.filter(containers::container_id.gt(after.clone()));
-    }
-    let rows = rows.load::<(DescriptionRow, Option<i64>, Option<ContainerMetricsRow>)>(connection)?;
-    let records = rows.into_iter().map(|(row, report_id, metrics)| {
-        let metrics = report_id.and(metrics).map(Into::into);
-        let mut record = row.decode(metrics)?;
+    let mut statement = transaction.prepare_cached(NEWEST)?;
+    let presence = statement.query_row([host_id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((newest, last_complete_at)) = presence else { return Ok(Page { items: Vec::new(), more: false }) };
+    let newest: Option<i64> = newest;
+    let mut metrics: HashMap<i64, ContainerMetrics> = match newest {
+        Some(report_id) => snapshot::read(&transaction, report_id, Wanted::All)?.into_iter().collect(),
+        None => HashMap::new(),
+    };
+    let mut statement = transaction.prepare_cached(PAGE)?;
+    // No id is empty.
+    let after = query.after.as_deref().unwrap_or_default();
+    let mut rows = statement.query(params![host_id, after, query.removed, overread(query.limit)])?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (key, mut record) = decode(row)?;
+        record.container.metrics = metrics.remove(&key);
         if record.removed_at.is_none() {
-            record.last_seen_at = later(At(record.last_seen_at), presence.last_complete_at);
+            record.last_seen_at = later(At(record.last_seen_at), last_complete_at);
         }
-        Ok(record)
-    });
-    Ok(Page::of_overread(records.collect::<Result<_, Failure>>()?, query.limit))
+        records.push(record);
+    }
+    Ok(Page::of_overread(records, query.limit))
 }
 
 /// When a container that is not removed was last reported: rows that did not change are not rewritten to say so.

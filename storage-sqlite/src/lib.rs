@@ -18,6 +18,7 @@ mod migrate;
 mod presence;
 mod prune;
 mod schema;
+mod snapshot;
 mod statement;
 mod store;
 mod subscription;

@@ -18,16 +18,11 @@ const MONITOR: &str = "SELECT state FROM monitor WHERE id = 1";
 const KEEP: &str = "UPDATE monitor SET state = ? WHERE id = 1";
 
 /// Hosts that are online, of one of two sorts: those without a window of their own, by when they were heard last, and those
-/// with one, by when it ends. Each sort has an index. CROSS JOIN: SQLite takes it as an order to go from there to their hosts.
+/// with one, by when it ends. Each sort has an index. To SQLite, CROSS JOIN is an order to go from there to their hosts, and a
+/// plus before a column not to look for it in another index.
 macro_rules! online {
     ($columns:expr, $which:literal, $rest:expr) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id WHERE p.presence = 'online' AND ",
-            $which,
-            $rest
-        )
+        concat!("SELECT ", $columns, " WHERE p.presence = 'online' AND ", $which, $rest)
     };
 }
 
@@ -35,38 +30,51 @@ macro_rules! online {
 /// moment, `?3` since when somebody has listened.
 macro_rules! silent {
     (fleet $columns:expr, $rest:expr) => {
-        online!($columns, "p.liveness_window IS NULL AND p.last_seen_at < ?1", $rest)
+        online!(
+            $columns,
+            "p.liveness_window IS NULL AND p.last_seen_at < ?1 AND p.sweep_minute <= ?1 / 60000000",
+            $rest
+        )
     };
     (own $columns:expr, $rest:expr) => {
         online!(
             $columns,
             "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 < ?2
-             AND ?3 + p.liveness_window * 1000000 <= ?2",
+             AND ?3 + p.liveness_window * 1000000 <= ?2 AND p.sweep_minute <= ?2 / 60000000",
             $rest
         )
     };
 }
 macro_rules! heard {
     (fleet $columns:expr, $rest:expr) => {
-        online!($columns, "p.liveness_window IS NULL AND p.last_seen_at >= ?1", $rest)
+        online!(
+            $columns,
+            "p.liveness_window IS NULL AND p.last_seen_at >= ?1 AND p.sweep_minute >= ?1 / 60000000",
+            $rest
+        )
     };
     (own $columns:expr, $rest:expr) => {
-        online!($columns, "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 >= ?2", $rest)
+        online!(
+            $columns,
+            "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 >= ?2
+             AND p.sweep_minute >= ?2 / 60000000",
+            $rest
+        )
     };
 }
 
 const SILENT: &str = concat!(
     "SELECT (",
-    silent!(fleet "count(*)", " AND h.archived_at IS NULL"),
+    silent!(fleet "count(*) FROM host_presence AS p", " AND +p.archived = 0"),
     ") + (",
-    silent!(own "count(*)", " AND h.archived_at IS NULL"),
+    silent!(own "count(*) FROM host_presence AS p", " AND +p.archived = 0"),
     ")"
 );
 const HEARD: &str = concat!(
     "SELECT count(*) FROM (",
-    heard!(fleet "1", " AND h.archived_at IS NULL"),
+    heard!(fleet "1 FROM host_presence AS p", " AND +p.archived = 0"),
     " UNION ALL ",
-    heard!(own "1", " AND h.archived_at IS NULL"),
+    heard!(own "1 FROM host_presence AS p", " AND +p.archived = 0"),
     " LIMIT ?3)"
 );
 
@@ -78,17 +86,17 @@ macro_rules! judged {
             presence_columns!(),
             ", ",
             $ended,
-            " AS ended"
+            " AS ended FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id"
         )
     };
 }
-/// Those whose windows ended first, archived ones among them.
+/// Those whose windows ended first, to the minute, archived ones among them.
 const LONGEST_SILENT: &str = concat!(
     "SELECT * FROM (SELECT * FROM (",
-    silent!(fleet judged!("p.last_seen_at + (?2 - ?1)"), " ORDER BY p.last_seen_at LIMIT ?4"),
+    silent!(fleet judged!("p.last_seen_at + (?2 - ?1)"), " ORDER BY p.sweep_minute LIMIT ?4"),
     ") UNION ALL SELECT * FROM (",
     silent!(own judged!("p.last_seen_at + p.liveness_window * 1000000"),
-        " ORDER BY p.last_seen_at + p.liveness_window * 1000000 LIMIT ?4"),
+        " ORDER BY p.sweep_minute LIMIT ?4"),
     ")) ORDER BY ended LIMIT ?4"
 );
 
@@ -181,7 +189,7 @@ mod tests {
             let unknown = rusqlite::params_from_iter(unknown);
             let steps = statement.query_map(unknown, |row| row.get::<_, String>("detail")).expect("it has a plan");
             let steps: Vec<_> = steps.map(|step| step.expect("a step is text")).collect();
-            let ranges = ["host_presence_online (last_seen_at", "host_presence_online_own (<expr>"];
+            let ranges = ["host_presence_online (sweep_minute", "host_presence_online_own (sweep_minute"];
             for range in ranges {
                 assert!(
                     steps.iter().any(|step| step.starts_with("SEARCH p USING") && step.contains(range)),

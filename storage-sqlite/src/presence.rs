@@ -1,21 +1,21 @@
 //! What a host shows of itself: the row that contact writes.
 
 use diesel::prelude::*;
-use enlist_core::HostId;
 use enlist_core::host::{Host, Presence, Status};
 use enlist_core::store::HostPresence;
 use enlist_core::telemetry::HostFacts;
+use enlist_core::{HostId, Timestamp};
 use rusqlite::{Row, Transaction, params};
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, required, text, to_json};
 use crate::error::Failure;
 use crate::schema::{host_presence, hosts};
 
-/// What [`PresenceState::read`] reads, of `host_presence AS p` and `hosts AS h`.
+/// What [`PresenceState::read`] reads, of `host_presence AS p`.
 macro_rules! presence_columns {
     () => {
         "p.presence, p.last_seen_at, p.unreachable_since, p.newest_report_at, p.newest_report_id, p.last_complete_at,
-         p.containers_version, h.facts"
+         p.containers_version, p.liveness_window, p.sweep_minute"
     };
 }
 pub(crate) use presence_columns;
@@ -80,10 +80,11 @@ pub(crate) struct PresenceState {
     pub(crate) last_complete_at: Option<At>,
     /// Raised by every write of a container row.
     pub(crate) containers_version: Count,
-    facts: String,
-    facts_changed: bool,
-    /// What it was when it was read: whether it is Online, and the version of its containers.
-    before: (bool, Count),
+    /// The host's own window, in seconds.
+    liveness_window: Option<i64>,
+    /// What it was when it was read: whether it is Online, the version of its containers, and the minute by which sweeps find
+    /// it.
+    before: (bool, Count, Option<i64>),
 }
 
 impl PresenceState {
@@ -98,9 +99,8 @@ impl PresenceState {
             newest_report_id: row.get(first + 4)?,
             last_complete_at: row.get(first + 5)?,
             containers_version,
-            before: (is_online(presence), containers_version),
-            facts: required(text(row, first + 7)?)?.to_owned(),
-            facts_changed: false,
+            liveness_window: row.get(first + 7)?,
+            before: (is_online(presence), containers_version, row.get(first + 8)?),
         })
     }
 
@@ -111,34 +111,37 @@ impl PresenceState {
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5
             WHERE host_id = ?1";
-        const CONTAINERS: &str = "
+        // Names what the indexes of sweeps have, too.
+        const MOVED: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
-                containers_version = ?6
+                containers_version = ?6, sweep_minute = ?7
             WHERE host_id = ?1";
-        // Names what an index has: of transitions only.
+        // And those of statuses: of transitions only.
         const CHANGE: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
-                presence = ?6, unreachable_since = ?7, containers_version = ?8
+                containers_version = ?6, sweep_minute = ?7, presence = ?8, unreachable_since = ?9
             WHERE host_id = ?1";
-        const FACTS: &str = "UPDATE hosts SET facts = ?2 WHERE id = ?1";
         let host_id = Id::from(self.host_id);
-        let last_seen_at = self.presence.last_seen_at().map(At);
+        let last_seen_at = self.presence.last_seen_at();
+        let sweep_minute = last_seen_at.map(|at| sweep_minute(at, self.liveness_window));
+        let last_seen_at = last_seen_at.map(At);
         let Self { newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
-        let (was_online, version_before) = self.before;
+        let (was_online, version_before, minute_before) = self.before;
         let is_still_online = was_online && is_online(self.presence);
-        if is_still_online && version_before == *containers_version {
+        if is_still_online && version_before == *containers_version && minute_before == sweep_minute {
             let contact = params![host_id, last_seen_at, newest_report_at, newest_report_id, last_complete_at];
             transaction.prepare_cached(CONTACT)?.execute(contact)?;
         } else if is_still_online {
-            transaction.prepare_cached(CONTAINERS)?.execute(params![
+            transaction.prepare_cached(MOVED)?.execute(params![
                 host_id,
                 last_seen_at,
                 newest_report_at,
                 newest_report_id,
                 last_complete_at,
                 containers_version,
+                sweep_minute,
             ])?;
         } else {
             let since = match self.presence {
@@ -151,30 +154,23 @@ impl PresenceState {
                 newest_report_at,
                 newest_report_id,
                 last_complete_at,
+                containers_version,
+                sweep_minute,
                 self.presence.status().as_str(),
                 since,
-                containers_version,
             ])?;
         }
-        if self.facts_changed {
-            transaction.prepare_cached(FACTS)?.execute(params![host_id, self.facts])?;
-        }
         Ok(())
     }
+}
 
-    /// Takes over what `newer` knows.
-    pub(crate) fn merge_facts(&mut self, newer: &HostFacts) -> Result<(), Failure> {
-        // Agents say all they know each time.
-        if to_json(newer)? == self.facts {
-            return Ok(());
-        }
-        let mut facts: HostFacts = from_json(&self.facts)?;
-        if facts.merge(newer) {
-            self.facts = to_json(&facts)?;
-            self.facts_changed = true;
-        }
-        Ok(())
-    }
+/// The minute in which a sweep may find the host: `host_presence.sweep_minute`, which the table checks.
+const fn sweep_minute(last_seen_at: Timestamp, liveness_window: Option<i64>) -> i64 {
+    let own = match liveness_window {
+        Some(seconds) => seconds * 1_000_000,
+        None => 0,
+    };
+    (last_seen_at.unix_micros() + own) / 60_000_000
 }
 
 const fn is_online(presence: Presence) -> bool {

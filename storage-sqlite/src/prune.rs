@@ -11,13 +11,13 @@ use enlist_core::store::{Page, Prune, Pruned};
 use crate::column::{At, Id, overread};
 use crate::error::Failure;
 use crate::schema::{
-    container_metric_snapshots, containers, deleted_hosts, events, host_metric_snapshots, host_presence,
-    install_tokens, tombstones,
+    containers, deleted_hosts, events, host_metric_snapshots, host_presence, install_tokens, report_containers,
+    report_containers_more, tombstones,
 };
 use crate::transaction::immediate;
 
 /// How many rows of a kind go in one call, however many were asked for: new reports wait for as long as it has the
-/// writer. Containers' numbers are such a kind, give or take those of one report, which can have hundreds.
+/// writer. Rows of containers' numbers are such a kind, give or take those of one report, which can have hundreds.
 const MOST: usize = 20_000;
 /// A statement has a bound on its parameters.
 const CHUNK: usize = 1_000;
@@ -91,8 +91,9 @@ fn old_snapshots(connection: &mut SqliteConnection, prune: &Prune) -> Result<Ste
                 .set(host_presence::newest_report_id.eq(None::<i64>))
                 .execute(connection)?;
         }
-        let of_report = container_metric_snapshots::table.filter(container_metric_snapshots::report_id.eq(report_id));
-        numbers += diesel::delete(of_report).execute(connection)?;
+        numbers += diesel::delete(report_containers::table.find(report_id)).execute(connection)?;
+        let more = report_containers_more::table.filter(report_containers_more::report_id.eq(report_id));
+        numbers += diesel::delete(more).execute(connection)?;
         diesel::delete(host_metric_snapshots::table.find(report_id)).execute(connection)?;
         rows += 1;
     }

@@ -165,18 +165,17 @@ table! {
     }
 }
 
+// The numbers are read by `snapshot` alone.
 table! {
-    container_metric_snapshots (report_id, container_key) {
+    report_containers (report_id) {
+        report_id -> BigInt,
+    }
+}
+
+table! {
+    report_containers_more (report_id, container_key) {
         report_id -> BigInt,
         container_key -> BigInt,
-        cpu_cores -> Nullable<Double>,
-        memory_used_bytes -> Nullable<BigInt>,
-        memory_limit_bytes -> Nullable<BigInt>,
-        network_rx_bytes -> Nullable<BigInt>,
-        network_tx_bytes -> Nullable<BigInt>,
-        block_read_bytes -> Nullable<BigInt>,
-        block_write_bytes -> Nullable<BigInt>,
-        pids -> Nullable<BigInt>,
     }
 }
 
@@ -220,13 +219,6 @@ table! {
 
 joinable!(host_presence -> hosts (host_id));
 joinable!(agent_tokens -> hosts (host_id));
-joinable!(container_metric_snapshots -> containers (container_key));
 
 allow_tables_to_appear_in_same_query!(hosts, host_presence, host_tags, agent_tokens);
-allow_tables_to_appear_in_same_query!(
-    containers,
-    container_metric_snapshots,
-    host_metric_snapshots,
-    host_presence,
-    deleted_hosts
-);
+allow_tables_to_appear_in_same_query!(containers, host_metric_snapshots, host_presence, deleted_hosts);

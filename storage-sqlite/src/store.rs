@@ -9,8 +9,9 @@ use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
-    ContainerQuery, ContainerRecord, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord, InstallTokenQuery,
-    Key, Known, Page, Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept, TelemetryQuery,
+    ContainerQuery, ContainerRecord, DescribedCache, EventQuery, FactsCache, HostLookup, HostQuery, HostRecord,
+    InstallTokenQuery, Key, Known, Page, Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept,
+    TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 
@@ -44,6 +45,8 @@ struct Shared {
 pub(crate) struct Remembered {
     /// What the rows of hosts' containers say, by their keys.
     pub(crate) described: DescribedCache<i64>,
+    /// What reports say of their machines.
+    pub(crate) facts: FactsCache,
     /// When tokens were last seen to be used.
     pub(crate) uses: RecentUses,
 }
@@ -51,6 +54,8 @@ pub(crate) struct Remembered {
 /// How many containers' descriptions are remembered, at about 40 bytes each: a report of one that is not costs the reading
 /// of its host's rows.
 const DESCRIBED: usize = 1_500_000;
+/// Of how many hosts it is remembered what they say of their machines: that of another costs a look at its row.
+const FACTS: usize = 200_000;
 /// How many tokens' last uses are remembered: that of one that is not costs a look at its row.
 const USED: usize = 200_000;
 
@@ -76,7 +81,11 @@ impl SqliteStore {
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let workers = Workers::start(Location::parse(url)?).await?;
         workers.write(|connections| migrate::check_openable(&mut connections.diesel)).await?;
-        let remembered = Remembered { described: DescribedCache::new(DESCRIBED), uses: RecentUses::new(USED) };
+        let remembered = Remembered {
+            described: DescribedCache::new(DESCRIBED),
+            facts: FactsCache::new(FACTS),
+            uses: RecentUses::new(USED),
+        };
         Ok(Self { shared: Arc::new(Shared { workers, gate: Arc::default(), remembered: Arc::new(remembered) }) })
     }
 
@@ -217,7 +226,8 @@ impl Store for SqliteStore {
 
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
         let query = query.clone();
-        self.read(move |connection| snapshot(connection, |connection| container::list(connection, &query))).await
+        let list = self.guarded(move |connections| container::list(connections.reports()?, &query));
+        self.shared.workers.read(list).await
     }
 
     async fn list_telemetry(&self, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, StoreError> {

@@ -2,8 +2,9 @@
 //!
 //! By statements that stay prepared, and not by diesel: there are thousands of reports a second, of a dozen rows each.
 
+use std::collections::HashMap;
+
 use enlist_core::HostId;
-use enlist_core::container::ContainerMetrics;
 use enlist_core::store::{Append, AppendOutcome, Appended, Fingerprint, Page, SnapshotContainers, TelemetryQuery};
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostSnapshot, Report};
 use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction, params};
@@ -11,7 +12,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction, param
 use crate::column::{At, Count, Id, Real, from_json, overread, text, to_json};
 use crate::contact::{Visit, Visits};
 use crate::error::Failure;
-use crate::store::Ingest;
+use crate::snapshot::{self, Wanted};
+use crate::store::{Ingest, Remembered};
 use crate::transaction::immediate_report;
 
 const INSERT: &str = "
@@ -20,12 +22,6 @@ const INSERT: &str = "
         memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
         network_tx_bytes, uptime_seconds, custom, agent)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-
-const INSERT_CONTAINER: &str = "
-    INSERT INTO container_metric_snapshots (
-        report_id, container_key, cpu_cores, memory_used_bytes, memory_limit_bytes, network_rx_bytes, network_tx_bytes,
-        block_read_bytes, block_write_bytes, pids)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// What [`decode`] reads.
 macro_rules! select {
@@ -44,22 +40,8 @@ const ONE: &str = select!("host_id = ? AND recorded_at = ?");
 const RANGE: &str =
     select!("host_id = ? AND recorded_at >= ? AND recorded_at < ? AND recorded_at > ? ORDER BY recorded_at LIMIT ?");
 
-/// What [`decode_container`] reads.
-macro_rules! select_containers {
-    ($condition:literal) => {
-        concat!(
-            "SELECT c.container_id, s.cpu_cores, s.memory_used_bytes, s.memory_limit_bytes, s.network_rx_bytes,
-                    s.network_tx_bytes, s.block_read_bytes, s.block_write_bytes, s.pids
-             FROM container_metric_snapshots AS s JOIN containers AS c ON c.container_key = s.container_key
-             WHERE ",
-            $condition
-        )
-    };
-}
-
-const CONTAINERS: &str = select_containers!("s.report_id = ?");
-const ONE_CONTAINER: &str = select_containers!("s.report_id = ? AND s.container_key = ?");
 const CONTAINER_KEY: &str = "SELECT container_key FROM containers WHERE host_id = ? AND container_id = ?";
+const CONTAINER_ID: &str = "SELECT container_id FROM containers WHERE container_key = ?";
 
 /// `append`: all reports in one transaction. If that fails for a reason that one of them may be, each gets one of its
 /// own, so that the bad one fails alone.
@@ -82,7 +64,7 @@ fn append_together(ingest: &mut Ingest<'_>, reports: &[Append]) -> Result<Append
                 Some(visit) => {
                     visit.contact(contact);
                     let fingerprints = remembered.described.fingerprints(&report.containers);
-                    store(&transaction, visit, report, &fingerprints, At(contact.at))?
+                    store(&transaction, remembered, visit, report, &fingerprints, At(contact.at))?
                 }
             });
         }
@@ -115,6 +97,7 @@ fn append_singly(ingest: &mut Ingest<'_>, reports: &[Append]) -> Result<Appended
 /// Stores one report of a host that is in service.
 fn store(
     transaction: &Transaction<'_>,
+    remembered: &Remembered,
     visit: &mut Visit,
     report: &Report,
     fingerprints: &[Fingerprint],
@@ -126,7 +109,7 @@ fn store(
         return Ok(if stored.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict });
     }
     if newest {
-        describe(transaction, visit, report, fingerprints, received_at)?;
+        describe(transaction, remembered, visit, report, fingerprints, received_at)?;
     }
     let report_id = insert(transaction, visit.host_id, report, received_at)?;
     insert_containers(transaction, visit, report_id, report, fingerprints)?;
@@ -141,13 +124,14 @@ fn store(
 /// Takes over the facts and the containers of a report that is newer than all before it.
 fn describe(
     transaction: &Transaction<'_>,
+    remembered: &Remembered,
     visit: &mut Visit,
     report: &Report,
     fingerprints: &[Fingerprint],
     received_at: At,
 ) -> Result<(), Failure> {
     if let Some(facts) = &report.host.facts {
-        visit.presence.merge_facts(facts)?;
+        visit.merge_facts(transaction, remembered, facts)?;
     }
     let complete = report.containers_complete;
     if report.containers.is_empty() && !complete {
@@ -230,37 +214,11 @@ fn insert_containers(
         };
         rows.push((key, metrics));
     }
-    // In the order of the table, so that each row is appended behind the one before it.
     rows.sort_unstable_by_key(|(key, _)| *key);
-    let mut row = transaction.prepare_cached(INSERT_CONTAINER)?;
-    // It stays bound from row to row.
-    row.raw_bind_parameter(1, report_id)?;
-    for (key, metrics) in rows {
-        let ContainerMetrics {
-            cpu_cores,
-            memory_used_bytes,
-            memory_limit_bytes,
-            network_rx_bytes,
-            network_tx_bytes,
-            block_read_bytes,
-            block_write_bytes,
-            pids,
-        } = metrics;
-        let counts = [
-            memory_used_bytes,
-            memory_limit_bytes,
-            network_rx_bytes,
-            network_tx_bytes,
-            block_read_bytes,
-            block_write_bytes,
-            pids,
-        ];
-        row.raw_bind_parameter(2, key)?;
-        row.raw_bind_parameter(3, cpu_cores.map(Real))?;
-        bind(&mut row, 4, counts.map(|count| count.map(Count)))?;
-        row.raw_execute()?;
+    if rows.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(Failure::Invalid("a report names each container once"));
     }
-    Ok(())
+    snapshot::insert(transaction, report_id, &rows)
 }
 
 /// `list_telemetry`.
@@ -274,54 +232,78 @@ pub(crate) fn list(connection: &mut Connection, query: &TelemetryQuery) -> Resul
     if !known {
         return Ok(Page { items: Vec::new(), more: false });
     }
-    let wanted = Wanted::of(&transaction, query)?;
+    let mut containers = Containers::of(&transaction, query)?;
     // Before all times that there are.
     let after = query.after.map_or(-1, |after| after.unix_micros());
     let mut statement = transaction.prepare_cached(RANGE)?;
     let mut rows = statement.query(params![host_id, At(query.from), At(query.to), after, overread(query.limit)])?;
     let mut snapshots = Vec::new();
     while let Some(row) = rows.next()? {
-        snapshots.push(decode(&transaction, row, wanted)?);
+        snapshots.push(decode(row, &mut containers)?);
     }
     Ok(Page::of_overread(snapshots, query.limit))
 }
 
-/// Which rows of `container_metric_snapshots` are read with a report.
-#[derive(Clone, Copy)]
-enum Wanted {
-    All,
-    One(i64),
-    None,
+/// The containers that are read with reports, and what those of their host are called.
+struct Containers<'a> {
+    connection: &'a Connection,
+    wanted: Wanted,
+    /// By their keys: a host's reports name the same ones again and again.
+    ids: HashMap<i64, String>,
 }
 
-impl Wanted {
+impl<'a> Containers<'a> {
+    fn all(connection: &'a Connection) -> Self {
+        Self { connection, wanted: Wanted::All, ids: HashMap::new() }
+    }
+
     fn of(
-        connection: &Connection,
+        connection: &'a Connection,
         TelemetryQuery { host_id, containers, .. }: &TelemetryQuery,
     ) -> Result<Self, Failure> {
-        Ok(match containers {
-            SnapshotContainers::All => Self::All,
-            SnapshotContainers::None => Self::None,
+        let wanted = match containers {
+            SnapshotContainers::All => Wanted::All,
+            SnapshotContainers::None => Wanted::None,
             SnapshotContainers::One(container_id) => {
                 let mut statement = connection.prepare_cached(CONTAINER_KEY)?;
                 let key =
                     statement.query_row(params![Id::from(*host_id), container_id], |row| row.get(0)).optional()?;
                 // Without a key nothing was ever measured of it.
-                key.map_or(Self::None, Self::One)
+                key.map_or(Wanted::None, Wanted::One)
             }
-        })
+        };
+        Ok(Self { wanted, ..Self::all(connection) })
+    }
+
+    fn read(&mut self, report_id: i64) -> Result<Vec<ContainerSnapshot>, Failure> {
+        let found = snapshot::read(self.connection, report_id, self.wanted)?;
+        let mut snapshots = Vec::with_capacity(found.len());
+        for (key, metrics) in found {
+            snapshots.push(ContainerSnapshot { container_id: self.id(key)?, metrics });
+        }
+        snapshots.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
+        Ok(snapshots)
+    }
+
+    fn id(&mut self, key: i64) -> Result<String, Failure> {
+        if let Some(id) = self.ids.get(&key) {
+            return Ok(id.clone());
+        }
+        let id: String = self.connection.prepare_cached(CONTAINER_ID)?.query_row([key], |row| row.get(0))?;
+        self.ids.insert(key, id.clone());
+        Ok(id)
     }
 }
 
 fn stored(connection: &Connection, host_id: HostId, at: At) -> Result<Option<HostSnapshot>, Failure> {
     let mut statement = connection.prepare_cached(ONE)?;
-    let decoded = statement
-        .query_row(params![Id::from(host_id), at], |row| Ok(decode(connection, row, Wanted::All)))
-        .optional()?;
+    let mut containers = Containers::all(connection);
+    let decoded =
+        statement.query_row(params![Id::from(host_id), at], |row| Ok(decode(row, &mut containers))).optional()?;
     decoded.transpose()
 }
 
-fn decode(connection: &Connection, row: &Row<'_>, wanted: Wanted) -> Result<HostSnapshot, Failure> {
+fn decode(row: &Row<'_>, containers: &mut Containers<'_>) -> Result<HostSnapshot, Failure> {
     let real = |place| row.get::<_, Option<Real>>(place).map(|real| real.map(|real| real.0));
     let count = |place| row.get::<_, Option<Count>>(place).map(|count| count.map(|count| count.0));
     Ok(HostSnapshot {
@@ -344,40 +326,6 @@ fn decode(connection: &Connection, row: &Row<'_>, wanted: Wanted) -> Result<Host
         },
         custom: text(row, 16)?.map_or_else(|| Ok(Default::default()), from_json)?,
         agent: text(row, 17)?.map(from_json).transpose()?,
-        containers: containers_of(connection, row.get(0)?, wanted)?,
-    })
-}
-
-/// A statement a report: it stays prepared, and each is one step into the table.
-fn containers_of(connection: &Connection, report_id: i64, wanted: Wanted) -> Result<Vec<ContainerSnapshot>, Failure> {
-    let mut snapshots: Vec<_> = match wanted {
-        Wanted::None => return Ok(Vec::new()),
-        Wanted::All => {
-            let mut statement = connection.prepare_cached(CONTAINERS)?;
-            statement.query_map([report_id], decode_container)?.collect::<rusqlite::Result<_>>()?
-        }
-        Wanted::One(key) => {
-            let mut statement = connection.prepare_cached(ONE_CONTAINER)?;
-            statement.query_map([report_id, key], decode_container)?.collect::<rusqlite::Result<_>>()?
-        }
-    };
-    snapshots.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
-    Ok(snapshots)
-}
-
-fn decode_container(row: &Row<'_>) -> rusqlite::Result<ContainerSnapshot> {
-    let count = |place| row.get::<_, Option<Count>>(place).map(|count| count.map(|count| count.0));
-    Ok(ContainerSnapshot {
-        container_id: row.get(0)?,
-        metrics: ContainerMetrics {
-            cpu_cores: row.get::<_, Option<Real>>(1)?.map(|real| real.0),
-            memory_used_bytes: count(2)?,
-            memory_limit_bytes: count(3)?,
-            network_rx_bytes: count(4)?,
-            network_tx_bytes: count(5)?,
-            block_read_bytes: count(6)?,
-            block_write_bytes: count(7)?,
-            pids: count(8)?,
-        },
+        containers: containers.read(row.get(0)?)?,
     })
 }

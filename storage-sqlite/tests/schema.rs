@@ -213,9 +213,11 @@ async fn presence_comes_with_exactly_its_facts() {
     let (_file, mut hand, _) = enrolled().await;
     for set in [
         "presence = 'online'",
-        "presence = 'unreachable', last_seen_at = 1",
-        "last_seen_at = 1",
-        "presence = 'online', last_seen_at = 1, unreachable_since = 1",
+        "presence = 'unreachable', last_seen_at = 1, sweep_minute = 0",
+        "last_seen_at = 1, sweep_minute = 0",
+        "presence = 'online', last_seen_at = 1, sweep_minute = 0, unreachable_since = 1",
+        "presence = 'online', last_seen_at = 60000000, sweep_minute = 0",
+        "presence = 'online', last_seen_at = 1",
         "newest_report_id = 1",
     ] {
         assert!(hand.refusal(&format!("UPDATE host_presence SET {set}")).contains("CHECK"), "{set}");
@@ -230,6 +232,16 @@ async fn a_hosts_window_is_restated_where_it_is_looked_for_and_within_bounds() {
         hand.run(&format!("UPDATE hosts SET liveness_window = {}", window.unwrap_or("NULL")));
         let restated = hand.column("SELECT liveness_window AS value FROM host_presence");
         assert_eq!(restated, [window.map(str::to_owned)]);
+    }
+    // The minute that sweeps look in, too.
+    hand.run("UPDATE host_presence SET presence = 'online', last_seen_at = 61000000, sweep_minute = 1");
+    for (window, minute) in [("59", "2"), ("58", "1"), ("NULL", "1")] {
+        hand.run(&format!("UPDATE hosts SET liveness_window = {window}"));
+        assert_eq!(
+            hand.column("SELECT sweep_minute AS value FROM host_presence"),
+            [Some(minute.to_owned())],
+            "{window}"
+        );
     }
     for window in [2, 86_401] {
         assert!(hand.refusal(&format!("UPDATE hosts SET liveness_window = {window}")).contains("CHECK"), "{window}");
@@ -254,21 +266,22 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "SELECT m.name || '(' || (SELECT group_concat(coalesce(i.name, 'an expression'), ',') FROM pragma_index_info(l.name) i) || ')' AS value
          FROM sqlite_master m, pragma_index_list(m.name) l
          WHERE m.type = 'table'
-           AND m.name IN ('host_presence', 'containers', 'host_metric_snapshots', 'container_metric_snapshots')
+           AND m.name IN ('host_presence', 'containers', 'host_metric_snapshots', 'report_containers',
+                          'report_containers_more')
          ORDER BY 1",
     );
     let expected = [
-        "container_metric_snapshots(report_id,container_key)",
         "containers(host_id)",
         "containers(host_id,container_id)",
         "containers(named_until)",
         "containers(removed_at)",
         "host_metric_snapshots(host_id,recorded_at)",
-        "host_presence(an expression)",
         "host_presence(archived,host_id)",
         "host_presence(archived,presence,host_id)",
         "host_presence(host_id)",
-        "host_presence(last_seen_at)",
+        "host_presence(sweep_minute)",
+        "host_presence(sweep_minute)",
+        "report_containers_more(report_id,container_key)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);
 }

@@ -163,7 +163,8 @@ async fn a_file_of_the_first_version_is_upgraded_with_its_data() {
         "host_presence",
         "containers",
         "host_metric_snapshots",
-        "container_metric_snapshots",
+        "report_containers",
+        "report_containers_more",
     ] {
         let columns = hand.column(&format!("SELECT name AS value FROM pragma_table_info('{table}', 'main')"));
         let columns = columns.into_iter().flatten().collect::<Vec<_>>().join(", ");

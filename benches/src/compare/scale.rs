@@ -143,7 +143,7 @@ async fn by_size(
     for (size, hosts, before) in &sizes {
         writeln!(output, "{size}: growing {} reports; the clock does not run yet", number(f64::from(*before), 0))?;
         output.flush()?;
-        let room = u64::from(*before) + 2 * u64::from(scale.reports) + u64::from(*hosts);
+        let room = u64::from(*before) + 2 * u64::from(scale.reports) + 2 * u64::from(*hosts);
         let history = History::before(clock::unix_micros(), *hosts, room, HALF_A_MINUTE);
         let database = Grown::new(Contestant::Enlist, postgres, history, *before).await?;
         grown.push((history, database));
@@ -186,7 +186,8 @@ fn appending(
     Ok(Appending {
         history,
         there: database.rows.reports,
-        warm_up: scale.reports / 10,
+        // Each host at least once, as in the server's turns.
+        warm_up: (scale.reports / 10).max(history.hosts),
         reports: scale.reports,
         retention: false,
         postmaster: postgres.map(PostgresServer::postmaster).transpose()?.flatten(),

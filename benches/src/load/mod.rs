@@ -3,19 +3,20 @@
 pub(crate) mod client;
 mod enrol;
 mod protocol;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Bytes;
 use tokio::task::JoinSet;
 
 use crate::report::{Report, Scattered};
 use crate::statistics::percentile;
 use crate::{Error, clock, process};
 pub(crate) use client::Client;
+use wire::Wire;
 
 pub use enrol::enrol;
 pub use protocol::Protocol;
@@ -33,7 +34,7 @@ pub struct Plan {
     pub connections: usize,
     /// The number of each host's first report: counters go on where those that are there have ended.
     pub first_sequence: u32,
-    /// Load that is not measured.
+    /// Load that is not measured, after the first report of each host, which is not either.
     pub warm_up: Duration,
     /// Load that is.
     pub duration: Duration,
@@ -144,19 +145,20 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Error> {
     if plan.connections == 0 || plan.tokens.len() < plan.connections {
         return Err("each connection needs a host of its own".into());
     }
-    let mut clients = Vec::with_capacity(plan.connections);
+    let mut wires = Vec::with_capacity(plan.connections);
     for _ in 0..plan.connections {
-        clients.push(Client::connect(plan.address).await?);
+        wires.push(Wire::connect(plan.address, plan.protocol.path()).await?);
     }
-    let from = clock::instant() + plan.warm_up;
-    let window = Window { from, to: from + plan.duration };
     let mut connections = JoinSet::new();
-    for (number, client) in clients.into_iter().enumerate() {
+    for (number, wire) in wires.into_iter().enumerate() {
         // A host's reports go out one after the other, as from an agent.
         let hosts: Vec<u32> = (number..plan.tokens.len()).step_by(plan.connections).map(|host| host as u32).collect();
-        let order = Scattered::new(hosts, number as u64);
-        connections.spawn(connection(client, plan.clone(), order, window));
+        connections.spawn(Connection::new(wire, plan.clone(), hosts, number as u64).report_of_each());
     }
+    let connections = connections.join_all().await;
+    let from = clock::instant() + plan.warm_up;
+    let window = Window { from, to: from + plan.duration };
+    let mut ends: JoinSet<Seen> = connections.into_iter().map(|connection| connection.report_until(window)).collect();
     tokio::time::sleep_until(window.from.into()).await;
     let before = Used::read(plan)?;
     tokio::time::sleep_until(window.to.into()).await;
@@ -164,7 +166,7 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Error> {
     let server_memory = plan.server_pid.map(process::peak_memory).transpose()?;
 
     let mut all = Seen::default();
-    while let Some(seen) = connections.join_next().await {
+    while let Some(seen) = ends.join_next().await {
         let seen = seen?;
         all.acknowledged += seen.acknowledged;
         all.unknown += seen.unknown;
@@ -206,46 +208,73 @@ fn between(before: Option<Duration>, after: Option<Duration>) -> Option<Duration
     Some(after?.saturating_sub(before?))
 }
 
-async fn connection(mut client: Client, plan: Plan, mut order: Scattered, window: Window) -> Seen {
-    let Plan { address, protocol, tokens, first_sequence, .. } = plan;
-    let mut seen = Seen::default();
-    let mut sequences = vec![first_sequence; tokens.len()];
-    let mut times = vec![0_i64; tokens.len()];
-    let mut body = String::with_capacity(4_096);
-    while clock::instant() < window.to {
-        let host = order.next_host();
-        let place = host as usize;
+/// A connection, and the hosts that report over it.
+struct Connection {
+    /// `None` once the server cannot be reached any more.
+    wire: Option<Wire>,
+    plan: Plan,
+    order: Scattered,
+    /// The number and the time of the next report of each, by the host's place among those of this connection.
+    hosts: Vec<(u32, i64)>,
+    body: String,
+    seen: Seen,
+}
+
+impl Connection {
+    fn new(wire: Wire, plan: Plan, hosts: Vec<u32>, seed: u64) -> Self {
+        let next = vec![(plan.first_sequence, 0); hosts.len()];
+        let order = Scattered::new(hosts, seed);
+        Self { wire: Some(wire), plan, order, hosts: next, body: String::with_capacity(4_096), seen: Seen::default() }
+    }
+
+    /// The first report of each host, outside of what is measured: a server that has just started reads what it knows of
+    /// the host.
+    async fn report_of_each(mut self) -> Self {
+        for _ in 0..self.hosts.len() {
+            self.report(None).await;
+        }
+        self
+    }
+
+    async fn report_until(mut self, window: Window) -> Seen {
+        while clock::instant() < window.to && self.wire.is_some() {
+            self.report(Some(window)).await;
+        }
+        self.seen
+    }
+
+    async fn report(&mut self, window: Option<Window>) {
+        let Some(wire) = &mut self.wire else { return };
+        let Plan { address, protocol, tokens, connections, .. } = &self.plan;
+        let host = self.order.next_host();
+        let (sequence, at) = &mut self.hosts[host as usize / connections];
         // Now, and later than the host's last one.
-        times[place] = clock::unix_micros().max(times[place] + 1);
-        body.clear();
-        protocol.write(&Report::new(host, sequences[place], times[place]), &mut body);
-        sequences[place] += 1;
+        *at = clock::unix_micros().max(*at + 1);
+        self.body.clear();
+        protocol.write(&Report::new(host, *sequence, *at), &mut self.body);
+        *sequence += 1;
         let sent = clock::instant();
-        let answer = client.post(protocol.path(), &tokens[place], Bytes::copy_from_slice(body.as_bytes())).await;
+        let answer = wire.post(&tokens[host as usize], &self.body).await;
         let answered = clock::instant();
         match answer {
-            Ok((status, reply)) if protocol.is_accepted(status, &reply) => {
-                seen.acknowledged += 1;
-                if (window.from..window.to).contains(&answered) {
+            Ok((status, reply)) if protocol.is_accepted(status, reply) => {
+                self.seen.acknowledged += 1;
+                if window.is_some_and(|window| (window.from..window.to).contains(&answered)) {
                     let micros = answered.duration_since(sent).as_micros();
-                    seen.latencies.push(u32::try_from(micros).unwrap_or(u32::MAX));
+                    self.seen.latencies.push(u32::try_from(micros).unwrap_or(u32::MAX));
                 }
             }
             Ok((status, _)) => {
                 let status = if status.is_success() { "200, not accepted".to_owned() } else { status.to_string() };
-                *seen.errors.entry(status).or_default() += 1;
+                *self.seen.errors.entry(status).or_default() += 1;
                 // One that is refused is not to become a busy loop.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Err(_) => {
-                seen.unknown += 1;
+                self.seen.unknown += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                match Client::connect(address).await {
-                    Ok(new) => client = new,
-                    Err(_) => break,
-                }
+                self.wire = Wire::connect(*address, protocol.path()).await.ok();
             }
         }
     }
-    seen
 }

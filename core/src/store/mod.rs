@@ -16,6 +16,7 @@ mod commit;
 mod described;
 mod drive;
 mod error;
+mod facts;
 mod memory;
 mod query;
 mod recent;
@@ -29,6 +30,7 @@ pub use commit::{Commit, Expected, HostWrite, Write};
 pub use described::{Described, DescribedCache, Fingerprint};
 pub use drive::{Choice, ENOUGH, EventDrive, HostDrive, behind_prefix};
 pub use error::{StoreError, StoreErrorKind};
+pub use facts::FactsCache;
 pub use memory::MemoryStore;
 pub use query::{
     AgentTokenQuery, CandidateQuery, ContainerQuery, EventQuery, HostLookup, HostQuery, InstallTokenOwner,

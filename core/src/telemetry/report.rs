@@ -40,7 +40,7 @@ pub struct HostReport {
 }
 
 /// What rarely changes about a machine. Texts are at most 255 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct HostFacts {
     /// Logical CPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -226,8 +226,16 @@ CREATE TABLE host_presence (
     last_complete_at   INTEGER,
     -- Raised by every write of a container row of the host: whoever caches those rows compares it.
     containers_version INTEGER NOT NULL CHECK (containers_version >= 0),
+    -- Raised by every write of the host's facts, by the trigger below: whoever knows what a report says of them compares it.
+    facts_version      INTEGER NOT NULL DEFAULT 0 CHECK (facts_version >= 0),
     -- `hosts.liveness_window`, restated: an index of last contacts cannot look it up.
     liveness_window    INTEGER,
+    -- What a sweep finds silent hosts by: the minute of `last_seen_at`, or, of a host with a window of its own, that in which
+    -- it ends. An index of `last_seen_at` itself would be written twice with each report; of reports that come twice a
+    -- minute or more often, this lets one a minute do so. A column, and not an expression: an index of that is written
+    -- whenever what it is made of is, though it gives the same.
+    sweep_minute       INTEGER,
+    CHECK (sweep_minute IS (last_seen_at + coalesce(liveness_window, 0) * 1000000) / 60000000),
     CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
@@ -235,6 +243,10 @@ CREATE TABLE host_presence (
     END),
     CHECK (newest_report_id IS NULL OR newest_report_at IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER hosts_facts AFTER UPDATE OF facts ON hosts BEGIN
+    UPDATE host_presence SET facts_version = facts_version + 1 WHERE host_id = NEW.id;
+END;
 
 -- No foreign keys from here on: each row is written in a transaction that has just read its host, the check would cost
 -- a look-up a row, and a deleted host's history is removed in bounded steps rather than by one cascade.
@@ -302,9 +314,38 @@ CREATE TABLE host_metric_snapshots (
     UNIQUE (host_id, recorded_at)
 ) STRICT;
 
--- Clustered on the report: a report's containers lie side by side at the end of the file, one write of a few pages,
--- instead of one leaf a container. No second index: a container's course is read through its host's reports.
-CREATE TABLE container_metric_snapshots (
+-- A report's containers in one row at the end of the file, the first twelve of them: what a row costs SQLite, its numbers
+-- cost again. As many places as most hosts have containers, since one that is empty takes 9 bytes.
+CREATE TABLE report_containers (
+    report_id INTEGER PRIMARY KEY,
+    container_key_1 INTEGER, cpu_cores_1 REAL, memory_used_bytes_1 INTEGER, memory_limit_bytes_1 INTEGER, network_rx_bytes_1 INTEGER,
+    network_tx_bytes_1 INTEGER, block_read_bytes_1 INTEGER, block_write_bytes_1 INTEGER, pids_1 INTEGER,
+    container_key_2 INTEGER, cpu_cores_2 REAL, memory_used_bytes_2 INTEGER, memory_limit_bytes_2 INTEGER, network_rx_bytes_2 INTEGER,
+    network_tx_bytes_2 INTEGER, block_read_bytes_2 INTEGER, block_write_bytes_2 INTEGER, pids_2 INTEGER,
+    container_key_3 INTEGER, cpu_cores_3 REAL, memory_used_bytes_3 INTEGER, memory_limit_bytes_3 INTEGER, network_rx_bytes_3 INTEGER,
+    network_tx_bytes_3 INTEGER, block_read_bytes_3 INTEGER, block_write_bytes_3 INTEGER, pids_3 INTEGER,
+    container_key_4 INTEGER, cpu_cores_4 REAL, memory_used_bytes_4 INTEGER, memory_limit_bytes_4 INTEGER, network_rx_bytes_4 INTEGER,
+    network_tx_bytes_4 INTEGER, block_read_bytes_4 INTEGER, block_write_bytes_4 INTEGER, pids_4 INTEGER,
+    container_key_5 INTEGER, cpu_cores_5 REAL, memory_used_bytes_5 INTEGER, memory_limit_bytes_5 INTEGER, network_rx_bytes_5 INTEGER,
+    network_tx_bytes_5 INTEGER, block_read_bytes_5 INTEGER, block_write_bytes_5 INTEGER, pids_5 INTEGER,
+    container_key_6 INTEGER, cpu_cores_6 REAL, memory_used_bytes_6 INTEGER, memory_limit_bytes_6 INTEGER, network_rx_bytes_6 INTEGER,
+    network_tx_bytes_6 INTEGER, block_read_bytes_6 INTEGER, block_write_bytes_6 INTEGER, pids_6 INTEGER,
+    container_key_7 INTEGER, cpu_cores_7 REAL, memory_used_bytes_7 INTEGER, memory_limit_bytes_7 INTEGER, network_rx_bytes_7 INTEGER,
+    network_tx_bytes_7 INTEGER, block_read_bytes_7 INTEGER, block_write_bytes_7 INTEGER, pids_7 INTEGER,
+    container_key_8 INTEGER, cpu_cores_8 REAL, memory_used_bytes_8 INTEGER, memory_limit_bytes_8 INTEGER, network_rx_bytes_8 INTEGER,
+    network_tx_bytes_8 INTEGER, block_read_bytes_8 INTEGER, block_write_bytes_8 INTEGER, pids_8 INTEGER,
+    container_key_9 INTEGER, cpu_cores_9 REAL, memory_used_bytes_9 INTEGER, memory_limit_bytes_9 INTEGER, network_rx_bytes_9 INTEGER,
+    network_tx_bytes_9 INTEGER, block_read_bytes_9 INTEGER, block_write_bytes_9 INTEGER, pids_9 INTEGER,
+    container_key_10 INTEGER, cpu_cores_10 REAL, memory_used_bytes_10 INTEGER, memory_limit_bytes_10 INTEGER, network_rx_bytes_10 INTEGER,
+    network_tx_bytes_10 INTEGER, block_read_bytes_10 INTEGER, block_write_bytes_10 INTEGER, pids_10 INTEGER,
+    container_key_11 INTEGER, cpu_cores_11 REAL, memory_used_bytes_11 INTEGER, memory_limit_bytes_11 INTEGER, network_rx_bytes_11 INTEGER,
+    network_tx_bytes_11 INTEGER, block_read_bytes_11 INTEGER, block_write_bytes_11 INTEGER, pids_11 INTEGER,
+    container_key_12 INTEGER, cpu_cores_12 REAL, memory_used_bytes_12 INTEGER, memory_limit_bytes_12 INTEGER, network_rx_bytes_12 INTEGER,
+    network_tx_bytes_12 INTEGER, block_read_bytes_12 INTEGER, block_write_bytes_12 INTEGER, pids_12 INTEGER
+) STRICT;
+
+-- The others, when all places are taken. No second index: a container's course is read through its host's reports.
+CREATE TABLE report_containers_more (
     report_id          INTEGER NOT NULL,
     container_key      INTEGER NOT NULL,
     cpu_cores          REAL,
@@ -317,3 +358,57 @@ CREATE TABLE container_metric_snapshots (
     pids               INTEGER,
     PRIMARY KEY (report_id, container_key)
 ) STRICT, WITHOUT ROWID;
+
+-- All of them, a row a container: for people.
+CREATE VIEW container_metric_snapshots AS
+    SELECT report_id, container_key_1 AS container_key, cpu_cores_1 AS cpu_cores, memory_used_bytes_1 AS memory_used_bytes, memory_limit_bytes_1 AS memory_limit_bytes,
+           network_rx_bytes_1 AS network_rx_bytes, network_tx_bytes_1 AS network_tx_bytes, block_read_bytes_1 AS block_read_bytes, block_write_bytes_1 AS block_write_bytes, pids_1 AS pids
+    FROM report_containers WHERE container_key_1 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_2, cpu_cores_2, memory_used_bytes_2, memory_limit_bytes_2,
+           network_rx_bytes_2, network_tx_bytes_2, block_read_bytes_2, block_write_bytes_2, pids_2
+    FROM report_containers WHERE container_key_2 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_3, cpu_cores_3, memory_used_bytes_3, memory_limit_bytes_3,
+           network_rx_bytes_3, network_tx_bytes_3, block_read_bytes_3, block_write_bytes_3, pids_3
+    FROM report_containers WHERE container_key_3 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_4, cpu_cores_4, memory_used_bytes_4, memory_limit_bytes_4,
+           network_rx_bytes_4, network_tx_bytes_4, block_read_bytes_4, block_write_bytes_4, pids_4
+    FROM report_containers WHERE container_key_4 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_5, cpu_cores_5, memory_used_bytes_5, memory_limit_bytes_5,
+           network_rx_bytes_5, network_tx_bytes_5, block_read_bytes_5, block_write_bytes_5, pids_5
+    FROM report_containers WHERE container_key_5 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_6, cpu_cores_6, memory_used_bytes_6, memory_limit_bytes_6,
+           network_rx_bytes_6, network_tx_bytes_6, block_read_bytes_6, block_write_bytes_6, pids_6
+    FROM report_containers WHERE container_key_6 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_7, cpu_cores_7, memory_used_bytes_7, memory_limit_bytes_7,
+           network_rx_bytes_7, network_tx_bytes_7, block_read_bytes_7, block_write_bytes_7, pids_7
+    FROM report_containers WHERE container_key_7 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_8, cpu_cores_8, memory_used_bytes_8, memory_limit_bytes_8,
+           network_rx_bytes_8, network_tx_bytes_8, block_read_bytes_8, block_write_bytes_8, pids_8
+    FROM report_containers WHERE container_key_8 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_9, cpu_cores_9, memory_used_bytes_9, memory_limit_bytes_9,
+           network_rx_bytes_9, network_tx_bytes_9, block_read_bytes_9, block_write_bytes_9, pids_9
+    FROM report_containers WHERE container_key_9 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_10, cpu_cores_10, memory_used_bytes_10, memory_limit_bytes_10,
+           network_rx_bytes_10, network_tx_bytes_10, block_read_bytes_10, block_write_bytes_10, pids_10
+    FROM report_containers WHERE container_key_10 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_11, cpu_cores_11, memory_used_bytes_11, memory_limit_bytes_11,
+           network_rx_bytes_11, network_tx_bytes_11, block_read_bytes_11, block_write_bytes_11, pids_11
+    FROM report_containers WHERE container_key_11 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key_12, cpu_cores_12, memory_used_bytes_12, memory_limit_bytes_12,
+           network_rx_bytes_12, network_tx_bytes_12, block_read_bytes_12, block_write_bytes_12, pids_12
+    FROM report_containers WHERE container_key_12 IS NOT NULL
+    UNION ALL
+    SELECT report_id, container_key, cpu_cores, memory_used_bytes, memory_limit_bytes,
+           network_rx_bytes, network_tx_bytes, block_read_bytes, block_write_bytes, pids
+    FROM report_containers_more;
