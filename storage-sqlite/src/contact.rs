@@ -9,7 +9,7 @@ use enlist_core::host::Presence;
 use enlist_core::store::{Contact, Described, came_online};
 use enlist_core::telemetry::HostFacts;
 use enlist_core::{AgentTokenId, HostId, Timestamp};
-use rusqlite::{Transaction, params};
+use rusqlite::{CachedStatement, Statement, Transaction, params};
 
 use crate::column::{Count, Id, from_json, parse, required, text, to_json};
 use crate::container::Containers;
@@ -34,22 +34,35 @@ const WHOSE: &str = "SELECT tenant_id, kind FROM hosts WHERE id = ?";
 pub(crate) fn touch(ingest: &mut Ingest<'_>, contacts: &[Contact]) -> Result<Vec<Event>, Failure> {
     let remembered = ingest.remembered;
     immediate_report(ingest.connection, |transaction| {
-        let mut visits = Visits::new(remembered);
+        let mut visits = Visits::begin(&transaction, remembered)?;
         for contact in contacts {
-            if let Some(visit) = visits.of(&transaction, contact.host_id)? {
+            if let Some(visit) = visits.of(contact.host_id)? {
                 visit.contact(contact);
             }
         }
-        visits.finish(transaction)
+        let visited = visits.write()?;
+        transaction.commit()?;
+        Ok(visited.remember(remembered))
     })
 }
 
 /// The hosts that a transaction meets: each is read once, and written once.
 pub(crate) struct Visits<'a> {
+    transaction: &'a Transaction<'a>,
     remembered: &'a Remembered,
+    head: CachedStatement<'a>,
     hosts: HashMap<HostId, Option<Visit>>,
     /// In the order in which they were met, which is the order in which they are written and told of.
     order: Vec<HostId>,
+}
+
+/// What is told and remembered of them once the transaction has been committed.
+#[derive(Default)]
+pub(crate) struct Visited {
+    events: Vec<Event>,
+    used: Vec<(AgentTokenId, Timestamp)>,
+    told: Vec<(HostId, u64, u64)>,
+    read: Vec<(HostId, u64, Containers)>,
 }
 
 /// A host that a transaction meets.
@@ -64,7 +77,8 @@ pub(crate) struct Visit {
     described: Option<Arc<Described<i64>>>,
     /// The rows, once they were read.
     containers: Option<Containers>,
-    uses: HashMap<AgentTokenId, Timestamp>,
+    /// When its tokens were used: most often one.
+    uses: Vec<(AgentTokenId, Timestamp)>,
     /// The contact by which it came online, and what it was before.
     came: Option<(Contact, Presence)>,
 }
@@ -81,65 +95,72 @@ struct Facts {
 }
 
 impl<'a> Visits<'a> {
-    pub(crate) fn new(remembered: &'a Remembered) -> Self {
-        Self { remembered, hosts: HashMap::new(), order: Vec::new() }
+    pub(crate) fn begin(transaction: &'a Transaction<'a>, remembered: &'a Remembered) -> Result<Self, Failure> {
+        let head = transaction.prepare_cached(HEAD)?;
+        Ok(Self { transaction, remembered, head, hosts: HashMap::new(), order: Vec::new() })
     }
 
     /// The host, read inside the transaction; `None` if there is none.
-    pub(crate) fn of(&mut self, transaction: &Transaction<'_>, host_id: HostId) -> Result<Option<&mut Visit>, Failure> {
+    pub(crate) fn of(&mut self, host_id: HostId) -> Result<Option<&mut Visit>, Failure> {
         let visit = match self.hosts.entry(host_id) {
             Entry::Occupied(met) => met.into_mut(),
             Entry::Vacant(unmet) => {
                 self.order.push(host_id);
-                unmet.insert(Visit::begin(transaction, self.remembered, host_id)?)
+                unmet.insert(Visit::begin(&mut self.head, self.remembered, host_id)?)
             }
         };
         Ok(visit.as_mut())
     }
 
-    /// Writes what changed, save for archived hosts, and commits; returns the events of hosts that came
-    /// online.
-    pub(crate) fn finish(mut self, transaction: Transaction<'_>) -> Result<Vec<Event>, Failure> {
-        let Remembered { described, facts, uses } = self.remembered;
-        let (mut events, mut used, mut read, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    /// Writes what changed, save for archived hosts.
+    pub(crate) fn write(mut self) -> Result<Visited, Failure> {
+        let mut contact = PresenceState::prepare(self.transaction)?;
+        let mut visited = Visited::default();
+        let mut events = Vec::new();
         for host_id in self.order {
             let Some(visit) = self.hosts.remove(&host_id).flatten().filter(|visit| !visit.is_archived) else {
                 continue;
             };
-            visit.presence.write(&transaction)?;
-            told.extend(visit.facts.write(&transaction, host_id)?);
+            visit.presence.write(self.transaction, &mut contact)?;
+            visited.told.extend(visit.facts.write(self.transaction, host_id)?);
             for (token, at) in visit.uses {
-                if uses.is_due(token, at) && agent_token::note_use(&transaction, host_id, token, at)? {
-                    used.push((token, at));
+                if self.remembered.uses.is_due(token, at)
+                    && agent_token::note_use(self.transaction, host_id, token, at)?
+                {
+                    visited.used.push((token, at));
                 }
             }
             if let Some((contact, before)) = visit.came {
-                events.extend(online_event(&transaction, &contact, before, visit.presence.presence)?);
+                events.extend(online_event(self.transaction, &contact, before, visit.presence.presence)?);
             }
             if let Some(containers) = visit.containers {
-                read.push((host_id, visit.presence.containers_version.0, containers));
+                visited.read.push((host_id, visit.presence.containers_version.0, containers));
             }
         }
-        let events = event::tell(&transaction, events)?;
-        transaction.commit()?;
-        // Not before: what is rolled back was never so.
-        for (token, at) in used {
+        visited.events = event::tell(self.transaction, events)?;
+        Ok(visited)
+    }
+}
+
+impl Visited {
+    /// After the commit, and not before: what is rolled back was never so. Returns the events of hosts that came online.
+    pub(crate) fn remember(self, Remembered { described, facts, uses }: &Remembered) -> Vec<Event> {
+        for (token, at) in self.used {
             uses.note(token, at);
         }
-        for (host_id, version, fingerprint) in told {
+        for (host_id, version, fingerprint) in self.told {
             facts.fill(host_id, version, fingerprint);
         }
-        for (host_id, version, containers) in read {
+        for (host_id, version, containers) in self.read {
             described.fill(host_id, version, Arc::new(containers.described(described)));
         }
-        Ok(events)
+        self.events
     }
 }
 
 impl Visit {
-    fn begin(transaction: &Transaction<'_>, remembered: &Remembered, host_id: HostId) -> Result<Option<Self>, Failure> {
-        let mut statement = transaction.prepare_cached(HEAD)?;
-        let mut rows = statement.query([Id::from(host_id)])?;
+    fn begin(head: &mut Statement<'_>, remembered: &Remembered, host_id: HostId) -> Result<Option<Self>, Failure> {
+        let mut rows = head.query([Id::from(host_id)])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let Count(version) = row.get(1)?;
         let presence = PresenceState::read(host_id, row, 2)?;
@@ -150,7 +171,7 @@ impl Visit {
             described: remembered.described.find(host_id, presence.containers_version.0),
             presence,
             containers: None,
-            uses: HashMap::new(),
+            uses: Vec::with_capacity(1),
             came: None,
         }))
     }
@@ -168,8 +189,10 @@ impl Visit {
         if before.status() != after.status() {
             self.came = Some((contact.clone(), before));
         }
-        let used_at = self.uses.entry(contact.token_id).or_insert(contact.at);
-        *used_at = contact.at.max(*used_at);
+        match self.uses.iter_mut().find(|(token_id, _)| *token_id == contact.token_id) {
+            Some((_, used_at)) => *used_at = contact.at.max(*used_at),
+            None => self.uses.push((contact.token_id, contact.at)),
+        }
     }
 
     /// Takes over what the newest report says of the machine. Agents say all they know each time.

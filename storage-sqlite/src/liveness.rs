@@ -158,10 +158,11 @@ fn judge(
     let more = found.len() > limit;
     let silences = Silence::of_sweep(sweep, rule, storm, found.iter().map(|(.., presence)| presence.host_id));
     let mut events = Vec::new();
+    let mut contact = PresenceState::prepare(transaction)?;
     for (silence, (tenant_id, kind, lifecycle, own, mut presence)) in silences.iter().zip(found) {
         let before = presence.presence;
         presence.presence = silence.rule.judge(before, own);
-        presence.write(transaction)?;
+        presence.write(transaction, &mut contact)?;
         if lifecycle.archived_at().is_none() {
             events.extend(went_silent(silence, &tenant_id, kind, before, presence.presence));
         }

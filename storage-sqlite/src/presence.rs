@@ -5,7 +5,7 @@ use enlist_core::host::{Host, Presence, Status};
 use enlist_core::store::HostPresence;
 use enlist_core::telemetry::HostFacts;
 use enlist_core::{HostId, Timestamp};
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{CachedStatement, Row, Statement, Transaction, params};
 
 use crate::column::{At, Count, Id, UNKNOWN_WORD, from_json, required, text, to_json};
 use crate::error::Failure;
@@ -104,13 +104,18 @@ impl PresenceState {
         })
     }
 
-    /// Writes it over what is there: most often only that the host is still heard. Every column that is named costs its
-    /// checks.
-    pub(crate) fn write(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+    /// Prepares the one of the statements of [`PresenceState::write`] that most hosts take.
+    pub(crate) fn prepare<'a>(transaction: &'a Transaction<'_>) -> Result<CachedStatement<'a>, Failure> {
         const CONTACT: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5
             WHERE host_id = ?1";
+        Ok(transaction.prepare_cached(CONTACT)?)
+    }
+
+    /// Writes it over what is there: most often only that the host is still heard, which is what was prepared. Every column
+    /// that is named costs its checks.
+    pub(crate) fn write(&self, transaction: &Transaction<'_>, contact: &mut Statement<'_>) -> Result<(), Failure> {
         // Names what the indexes of sweeps have, too.
         const MOVED: &str = "
             UPDATE host_presence
@@ -131,8 +136,7 @@ impl PresenceState {
         let (was_online, version_before, minute_before) = self.before;
         let is_still_online = was_online && is_online(self.presence);
         if is_still_online && version_before == *containers_version && minute_before == sweep_minute {
-            let contact = params![host_id, last_seen_at, newest_report_at, newest_report_id, last_complete_at];
-            transaction.prepare_cached(CONTACT)?.execute(contact)?;
+            contact.execute(params![host_id, last_seen_at, newest_report_at, newest_report_id, last_complete_at])?;
         } else if is_still_online {
             transaction.prepare_cached(MOVED)?.execute(params![
                 host_id,

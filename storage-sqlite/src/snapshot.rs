@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use enlist_core::container::ContainerMetrics;
-use rusqlite::{Connection, Row, Statement};
+use rusqlite::{CachedStatement, Connection, Row, Statement};
 
 use crate::column::{Count, Real};
 use crate::error::Failure;
@@ -64,34 +64,46 @@ impl Wanted {
     }
 }
 
-/// Appends the numbers of a report's containers, by the keys of these.
-pub(crate) fn insert(
-    connection: &Connection,
-    report_id: i64,
-    containers: &[(i64, ContainerMetrics)],
-) -> Result<(), Failure> {
-    if containers.is_empty() {
-        return Ok(());
+/// Appends the numbers of the reports of a transaction.
+pub(crate) struct Inserts<'a> {
+    connection: &'a Connection,
+    row: CachedStatement<'a>,
+    /// Places that are bound since the report before. One that is not is null.
+    bound: usize,
+}
+
+impl<'a> Inserts<'a> {
+    pub(crate) fn new(connection: &'a Connection) -> Result<Self, Failure> {
+        Ok(Self { connection, row: connection.prepare_cached(&INSERT)?, bound: 0 })
     }
-    let (first, more) = containers.split_at(containers.len().min(PLACES));
-    let mut row = connection.prepare_cached(&INSERT)?;
-    // A cached statement has none of its old values bound, and a place that is not bound is null.
-    row.raw_bind_parameter(1, report_id)?;
-    for (place, container) in first.iter().enumerate() {
-        bind(&mut row, 2 + place * WIDTH, container)?;
+
+    /// Those of a report's containers, by the keys of these.
+    pub(crate) fn insert(&mut self, report_id: i64, containers: &[(i64, ContainerMetrics)]) -> Result<(), Failure> {
+        if containers.is_empty() {
+            return Ok(());
+        }
+        let (first, more) = containers.split_at(containers.len().min(PLACES));
+        if first.len() < self.bound {
+            self.row.clear_bindings();
+        }
+        self.bound = first.len();
+        self.row.raw_bind_parameter(1, report_id)?;
+        for (place, container) in first.iter().enumerate() {
+            bind(&mut self.row, 2 + place * WIDTH, container)?;
+        }
+        self.row.raw_execute()?;
+        if more.is_empty() {
+            return Ok(());
+        }
+        let mut row = self.connection.prepare_cached(INSERT_MORE)?;
+        // It stays bound from row to row.
+        row.raw_bind_parameter(1, report_id)?;
+        for container in more {
+            bind(&mut row, 2, container)?;
+            row.raw_execute()?;
+        }
+        Ok(())
     }
-    row.raw_execute()?;
-    if more.is_empty() {
-        return Ok(());
-    }
-    let mut row = connection.prepare_cached(INSERT_MORE)?;
-    // It stays bound from row to row.
-    row.raw_bind_parameter(1, report_id)?;
-    for container in more {
-        bind(&mut row, 2, container)?;
-        row.raw_execute()?;
-    }
-    Ok(())
 }
 
 fn bind(row: &mut Statement<'_>, first: usize, (key, metrics): &(i64, ContainerMetrics)) -> rusqlite::Result<()> {

@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 
 use enlist_core::HostId;
+use enlist_core::container::ContainerMetrics;
 use enlist_core::store::{Append, AppendOutcome, Appended, Fingerprint, Page, SnapshotContainers, TelemetryQuery};
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostSnapshot, Report};
-use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Statement, Transaction, params};
 
 use crate::column::{At, Count, Id, Real, from_json, overread, text, to_json};
 use crate::contact::{Visit, Visits};
@@ -55,21 +56,23 @@ pub(crate) fn append(ingest: &mut Ingest<'_>, reports: &[Append]) -> Result<Appe
 fn append_together(ingest: &mut Ingest<'_>, reports: &[Append]) -> Result<Appended, Failure> {
     let remembered = ingest.remembered;
     immediate_report(ingest.connection, |transaction| {
-        let mut visits = Visits::new(remembered);
+        let mut visits = Visits::begin(&transaction, remembered)?;
+        let mut rows = Rows::prepare(&transaction)?;
         let mut outcomes = Vec::with_capacity(reports.len());
         for Append { contact, report } in reports {
-            outcomes.push(match visits.of(&transaction, contact.host_id)? {
+            outcomes.push(match visits.of(contact.host_id)? {
                 None => AppendOutcome::HostAbsent,
                 Some(visit) if visit.is_archived() => AppendOutcome::HostArchived,
                 Some(visit) => {
                     visit.contact(contact);
-                    let fingerprints = remembered.described.fingerprints(&report.containers);
-                    store(&transaction, remembered, visit, report, &fingerprints, At(contact.at))?
+                    rows.store(remembered, visit, report, At(contact.at))?
                 }
             });
         }
-        let events = visits.finish(transaction)?;
-        Ok(Appended { outcomes, events })
+        drop(rows);
+        let visited = visits.write()?;
+        transaction.commit()?;
+        Ok(Appended { outcomes, events: visited.remember(remembered) })
     })
 }
 
@@ -94,31 +97,46 @@ fn append_singly(ingest: &mut Ingest<'_>, reports: &[Append]) -> Result<Appended
     Ok(appended)
 }
 
-/// Stores one report of a host that is in service.
-fn store(
-    transaction: &Transaction<'_>,
-    remembered: &Remembered,
-    visit: &mut Visit,
-    report: &Report,
-    fingerprints: &[Fingerprint],
-    received_at: At,
-) -> Result<AppendOutcome, Failure> {
-    let newest = visit.presence.newest_report_at.is_none_or(|newest| report.recorded_at > newest.0);
-    // A report that is newer than the newest one was not stored before.
-    if !newest && let Some(stored) = stored(transaction, visit.host_id, At(report.recorded_at))? {
-        return Ok(if stored.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict });
+/// The rows that reports add, by statements that are looked up once a transaction.
+struct Rows<'a> {
+    transaction: &'a Transaction<'a>,
+    report: CachedStatement<'a>,
+    containers: snapshot::Inserts<'a>,
+}
+
+impl<'a> Rows<'a> {
+    fn prepare(transaction: &'a Transaction<'a>) -> Result<Self, Failure> {
+        let report = transaction.prepare_cached(INSERT)?;
+        Ok(Self { transaction, report, containers: snapshot::Inserts::new(transaction)? })
     }
-    if newest {
-        describe(transaction, remembered, visit, report, fingerprints, received_at)?;
+
+    /// Stores one report of a host that is in service.
+    fn store(
+        &mut self,
+        remembered: &Remembered,
+        visit: &mut Visit,
+        report: &Report,
+        received_at: At,
+    ) -> Result<AppendOutcome, Failure> {
+        let newest = visit.presence.newest_report_at.is_none_or(|newest| report.recorded_at > newest.0);
+        // A report that is newer than the newest one was not stored before.
+        if !newest && let Some(stored) = stored(self.transaction, visit.host_id, At(report.recorded_at))? {
+            return Ok(if stored.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict });
+        }
+        let fingerprints = remembered.described.fingerprints(&report.containers);
+        if newest {
+            describe(self.transaction, remembered, visit, report, &fingerprints, received_at)?;
+        }
+        insert(&mut self.report, visit.host_id, report, received_at)?;
+        let report_id = self.transaction.last_insert_rowid();
+        self.containers.insert(report_id, &keyed(self.transaction, visit, report, &fingerprints)?)?;
+        // Not newer than the newest, and yet of its time: that one was pruned, and this is it again.
+        if newest || visit.presence.newest_report_at == Some(At(report.recorded_at)) {
+            visit.presence.newest_report_at = Some(At(report.recorded_at));
+            visit.presence.newest_report_id = Some(report_id);
+        }
+        Ok(AppendOutcome::Accepted)
     }
-    let report_id = insert(transaction, visit.host_id, report, received_at)?;
-    insert_containers(transaction, visit, report_id, report, fingerprints)?;
-    // Not newer than the newest, and yet of its time: that one was pruned, and this is it again.
-    if newest || visit.presence.newest_report_at == Some(At(report.recorded_at)) {
-        visit.presence.newest_report_at = Some(At(report.recorded_at));
-        visit.presence.newest_report_id = Some(report_id);
-    }
-    Ok(AppendOutcome::Accepted)
 }
 
 /// Takes over the facts and the containers of a report that is newer than all before it.
@@ -152,8 +170,8 @@ fn describe(
     Ok(())
 }
 
-/// Appends the report's own row, and gives its id.
-fn insert(transaction: &Transaction<'_>, host_id: HostId, report: &Report, received_at: At) -> Result<i64, Failure> {
+/// Appends the report's own row.
+fn insert(row: &mut Statement<'_>, host_id: HostId, report: &Report, received_at: At) -> Result<(), Failure> {
     // JSON has no word for them, and serde would write `null`, which could not be read back.
     if !report.host.custom.values().all(|value| value.is_finite()) {
         return Err(Failure::Invalid("a custom number is finite"));
@@ -173,16 +191,15 @@ fn insert(transaction: &Transaction<'_>, host_id: HostId, report: &Report, recei
         metrics.network_tx_bytes,
         metrics.uptime_seconds,
     ];
-    let mut row = transaction.prepare_cached(INSERT)?;
     row.raw_bind_parameter(1, Id::from(host_id))?;
     row.raw_bind_parameter(2, At(report.recorded_at))?;
     row.raw_bind_parameter(3, received_at)?;
-    bind(&mut row, 4, reals.map(|real| real.map(Real)))?;
-    bind(&mut row, 8, counts.map(|count| count.map(Count)))?;
+    bind(row, 4, reals.map(|real| real.map(Real)))?;
+    bind(row, 8, counts.map(|count| count.map(Count)))?;
     row.raw_bind_parameter(17, custom)?;
     row.raw_bind_parameter(18, agent)?;
     row.raw_execute()?;
-    Ok(transaction.last_insert_rowid())
+    Ok(())
 }
 
 fn bind<T: rusqlite::ToSql, const N: usize>(
@@ -193,14 +210,13 @@ fn bind<T: rusqlite::ToSql, const N: usize>(
     values.iter().enumerate().try_for_each(|(place, value)| row.raw_bind_parameter(first + place, value))
 }
 
-/// Appends the numbers of the report's containers.
-fn insert_containers(
+/// The numbers of the report's containers, by their keys.
+fn keyed(
     transaction: &Transaction<'_>,
     visit: &mut Visit,
-    report_id: i64,
     report: &Report,
     fingerprints: &[Fingerprint],
-) -> Result<(), Failure> {
+) -> Result<Vec<(i64, ContainerMetrics)>, Failure> {
     let mut rows = Vec::with_capacity(report.containers.len());
     for (container, fingerprint) in report.containers.iter().zip(fingerprints) {
         let Some(metrics) = container.metrics else { continue };
@@ -218,7 +234,7 @@ fn insert_containers(
     if rows.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(Failure::Invalid("a report names each container once"));
     }
-    snapshot::insert(transaction, report_id, &rows)
+    Ok(rows)
 }
 
 /// `list_telemetry`.

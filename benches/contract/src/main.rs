@@ -14,6 +14,10 @@ use clap::{Parser, Subcommand};
 use enlist_benches::Error;
 use enlist_benches::history::History;
 
+/// As `enlist-server`: what is measured is the server's way to the tables, without HTTP.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Fills Enlist's tables through the store contract, and measures it.
 #[derive(Debug, Parser)]
 #[command(version, about)]
