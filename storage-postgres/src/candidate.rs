@@ -42,7 +42,7 @@ enum Drive {
     Tenant(String),
     /// Those of a kind.
     Kind(HostKind),
-    /// All that have a tag.
+    /// Those with a tag that may take work, as it stands beside the tag.
     Tag(String),
 }
 
@@ -72,10 +72,21 @@ pub(crate) async fn list(db: &mut Db, query: &CandidateQuery) -> Result<Candidat
 /// The next places of the ring, one more than was asked for, and whether each may take the work.
 async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result<Vec<(Id, bool)>, Failure> {
     let drive = drive(db, query, &visible).await?;
+    let mut text = walk(db, db.builder(""), query, visible, &drive);
+    let rows = text.build().persistent(false).fetch_all(db.connection()).await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("eligible")?))).collect()
+}
+
+fn walk(
+    db: &Db,
+    mut text: QueryBuilder<Postgres>,
+    query: &CandidateQuery,
+    visible: Visible,
+    drive: &Drive,
+) -> QueryBuilder<Postgres> {
     let id = if matches!(drive, Drive::Tag(_)) { "t.host_id" } else { "h.id" };
     // `is_eligible`, restated where rows are chosen.
-    let mut text = db.builder("SELECT ");
-    text.push(id).push(" AS id, p.presence = 'online' AND h.archived_at IS NULL AND NOT h.cordoned");
+    text.push("SELECT ").push(id).push(" AS id, p.presence = 'online' AND h.archived_at IS NULL AND NOT h.cordoned");
     match visible {
         Visible::Everything => {}
         Visible::Tenant(tenant_id, kind) => {
@@ -94,7 +105,7 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
         text.push(" AND h.kind = ").push_bind(kind.as_str());
     }
     let shared = db.shared();
-    for tag in query.tags.iter().filter(|tag| !matches!(&drive, Drive::Tag(of_all) if of_all == tag.as_str())) {
+    for tag in query.tags.iter().filter(|tag| !matches!(drive, Drive::Tag(of_all) if of_all == tag.as_str())) {
         let tagged = shared.sql.put_in(" AND EXISTS (SELECT FROM {schema}.host_tags AS g WHERE g.host_id = h.id");
         text.push(tagged).push(" AND g.tag = ").push_bind(tag.as_str()).push(")");
     }
@@ -107,7 +118,7 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
         }
         Drive::Tenant(tenant_id) => {
             text.push(shared.sql.put_in(hosts)).push(" WHERE h.archived_at IS NULL AND NOT h.cordoned");
-            text.push(" AND h.tenant_id = ").push_bind(tenant_id);
+            text.push(" AND h.tenant_id = ").push_bind(tenant_id.clone());
         }
         Drive::Kind(kind) => {
             text.push(shared.sql.put_in(hosts)).push(" WHERE h.archived_at IS NULL AND NOT h.cordoned");
@@ -115,8 +126,8 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
         }
         Drive::Tag(tag) => {
             text.push(shared.sql.put_in("{schema}.host_tags AS t JOIN {schema}.hosts AS h ON h.id = t.host_id"));
-            text.push(shared.sql.put_in(" JOIN {schema}.host_presence AS p ON p.host_id = t.host_id WHERE t.tag = "));
-            text.push_bind(tag);
+            text.push(shared.sql.put_in(" JOIN {schema}.host_presence AS p ON p.host_id = t.host_id"));
+            text.push(" WHERE t.status = 'online' AND NOT t.cordoned AND t.tag = ").push_bind(tag.clone());
         }
     }
     if let Some(after) = query.after {
@@ -125,8 +136,7 @@ async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result
     }
     text.push(" ORDER BY substr(uuid_send(").push(id).push("), 9), ").push(id);
     text.push(" LIMIT ").push_bind(overread(query.limit));
-    let rows = text.build().persistent(false).fetch_all(db.connection()).await?;
-    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("eligible")?))).collect()
+    text
 }
 
 /// The one that has the fewest rows, those first that are likely to.
@@ -140,7 +150,7 @@ async fn drive(db: &mut Db, query: &CandidateQuery, visible: &Visible) -> Result
     Ok(db.choose(drives, rows_of).await?.unwrap_or(Drive::Fleet))
 }
 
-/// What is counted of a drive: in an index that says all that is asked, with the few that take no work.
+/// What is counted of a drive: in an index that says all that is asked. But for those of a tag, with the few that take no work.
 fn rows_of(db: &Db, drive: &Drive) -> Option<QueryBuilder<Postgres>> {
     let mut text = db.builder(COUNT);
     let put_in = |text| db.shared().sql.put_in(text);
@@ -148,7 +158,10 @@ fn rows_of(db: &Db, drive: &Drive) -> Option<QueryBuilder<Postgres>> {
         Drive::Fleet => return None,
         Drive::Tenant(tenant_id) => text.push(put_in("{schema}.hosts WHERE tenant_id = ")).push_bind(tenant_id.clone()),
         Drive::Kind(kind) => text.push(put_in("{schema}.hosts WHERE kind = ")).push_bind(kind.as_str()),
-        Drive::Tag(tag) => text.push(put_in("{schema}.host_tags WHERE tag = ")).push_bind(tag.clone()),
+        Drive::Tag(tag) => {
+            let tagged = "{schema}.host_tags WHERE status = 'online' AND NOT cordoned AND tag = ";
+            text.push(put_in(tagged)).push_bind(tag.clone())
+        }
     };
     Some(text)
 }
@@ -159,4 +172,31 @@ fn metrics(row: &PgRow) -> Result<Option<HostMetrics>, Failure> {
         return Ok(None);
     }
     snapshot::metrics(row).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use enlist_core::policy::Scope;
+
+    use super::*;
+    use crate::transaction::plans;
+
+    /// In its order: a limit ends the walk.
+    #[tokio::test]
+    async fn every_drive_walks_its_ring_and_looks_up_the_rest() {
+        let after = Some(HostId::from_uuid(uuid::Uuid::from_u64_pair(1, 2)));
+        let tags = ["x", "y"].map(|tag| tag.parse().expect("a tag")).into();
+        let query = CandidateQuery { after, tags, ..CandidateQuery::new(Scope::All, 50) };
+        let cases = vec![
+            (Drive::Fleet, "hosts_ring on hosts h"),
+            (Drive::Tenant("a".to_owned()), "hosts_ring_of_tenant on hosts h"),
+            (Drive::Kind(HostKind::Byoc), "hosts_ring_of_kind on hosts h"),
+            (Drive::Tag("x".to_owned()), "host_tags_ring on host_tags t"),
+        ];
+        let plans = plans(cases, move |db, text, (drive, _)| walk(db, text, &query, Visible::Everything, drive));
+        for ((_, index), plan) in plans.await {
+            assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
+            assert!(plan.iter().all(|step| !step.contains("Sort") && !step.contains("Seq Scan")), "{plan:#?}");
+        }
+    }
 }

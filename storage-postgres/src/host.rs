@@ -69,10 +69,12 @@ const UPDATE: &str = "
         created_at = $15, updated_at = $16, made_with = $17, liveness_window = $18
     WHERE id = $1 AND revision = $19";
 
-/// Only what changed: most writes of a host change no tag.
+/// Only what changed: most writes of a host change no tag. Those that are there are left out beforehand: for each that is
+/// proposed a trigger looks up the host's status.
 const PUT_TAGS: &str = "
     WITH gone AS (DELETE FROM {schema}.host_tags WHERE host_id = $1 AND tag <> ALL ($2::text[]))
-    INSERT INTO {schema}.host_tags (host_id, tag) SELECT $1, tag FROM unnest($2::text[]) AS tag
+    INSERT INTO {schema}.host_tags (host_id, tag) SELECT $1, n.tag FROM unnest($2::text[]) AS n (tag)
+    WHERE NOT EXISTS (SELECT FROM {schema}.host_tags AS t WHERE t.host_id = $1 AND t.tag = n.tag)
     ON CONFLICT DO NOTHING";
 
 const FORGET: &str = "

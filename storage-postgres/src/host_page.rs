@@ -52,7 +52,7 @@ impl Source {
     const fn of(drive: &HostDrive) -> Self {
         let (table, id) = match drive {
             HostDrive::Status(_) => ("{schema}.host_presence AS d", "d.host_id"),
-            HostDrive::Tag(_) => ("{schema}.host_tags AS d", "d.host_id"),
+            HostDrive::Tag(_) | HostDrive::TagOfStatus(..) => ("{schema}.host_tags AS d", "d.host_id"),
             HostDrive::Kind(_) | HostDrive::Tenants(_) | HostDrive::NamePrefix { .. } | HostDrive::Everything => {
                 ("{schema}.hosts AS d", "d.id")
             }
@@ -71,6 +71,9 @@ impl Source {
             }
             HostDrive::Tag(tag) => {
                 text.push("d.tag = ").push_bind(tag.clone());
+            }
+            HostDrive::TagOfStatus(tag, status) => {
+                text.push("d.tag = ").push_bind(tag.clone()).push(" AND d.status = ").push_bind(status.as_str());
             }
             HostDrive::Kind(kind) => {
                 text.push("d.kind = ").push_bind(kind.as_str());
@@ -150,7 +153,9 @@ impl Walk<'_> {
             text.push(put_in(" CROSS JOIN LATERAL (SELECT * FROM {schema}.hosts AS o WHERE o.id = ")).push(id);
             text.push(" OFFSET 0) AS h");
         }
-        if query.status.is_some() {
+        // What stands beside the tag is what would be found there.
+        let status = query.status.filter(|_| !matches!(drive, HostDrive::TagOfStatus(..)));
+        if status.is_some() {
             text.push(put_in(" CROSS JOIN LATERAL (SELECT * FROM {schema}.host_presence AS o WHERE o.host_id = "))
                 .push(id);
             text.push(" OFFSET 0) AS p");
@@ -177,7 +182,7 @@ impl Walk<'_> {
             }
         }
         // `Status::of`, restated where rows are chosen: archived, else the presence.
-        match query.status {
+        match status {
             None => {}
             Some(Status::Archived) => {
                 text.push(" AND p.archived");
@@ -187,7 +192,7 @@ impl Walk<'_> {
             }
         }
         if let Some(tag) = &query.tag
-            && !matches!(drive, HostDrive::Tag(_))
+            && !matches!(drive, HostDrive::Tag(_) | HostDrive::TagOfStatus(..))
         {
             // As a value, which cannot be made a join of.
             text.push(put_in(" AND (SELECT TRUE FROM {schema}.host_tags AS t WHERE t.host_id = ")).push(id);
@@ -238,7 +243,8 @@ mod tests {
             (unreachable, HostDrive::Status(Status::Unreachable), "host_presence_status"),
             (archived, HostDrive::Status(Status::Archived), "host_presence_archived"),
             (all.clone(), HostDrive::Status(Status::Online), "host_presence_status"),
-            (all.clone(), HostDrive::Tag("x".to_owned()), "host_tags_tag"),
+            (HostQuery { status: None, ..all.clone() }, HostDrive::Tag("x".to_owned()), "host_tags_tag"),
+            (all.clone(), HostDrive::TagOfStatus("x".to_owned(), Status::Online), "host_tags_status"),
             (all.clone(), HostDrive::Kind(HostKind::Byoc), "hosts_kind"),
             (of(&all, &["a"]), tenants(&["a"]), "hosts_tenant"),
             (of(&all, &["a", "b"]), tenants(&["a", "b"]), "hosts_tenant"),

@@ -10,7 +10,8 @@
 //! 2. rows of `host_presence`, sorted by host (`FOR UPDATE`): commits, contact and pruning;
 //! 3. tenants' install tokens, sorted by id: commits only;
 //! 4. whatever belongs to a host that is locked: its tokens, tags, containers, snapshots. All of it is written under
-//!    its host's row of `host_presence`, so the order among them does not matter;
+//!    its host's row of `host_presence`, so the order among them does not matter. Triggers that restate a host's status
+//!    beside its tags keep to this, also for whoever writes past the store;
 //! 5. the advisory lock of the events, just before they are inserted: nothing is waited for behind it.
 //!
 //! The one statement that takes reports of hosts that go on as they did ([`steady`](crate::steady)) takes its locks in this

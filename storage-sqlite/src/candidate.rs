@@ -24,7 +24,7 @@ enum Drive {
     Tenant(String),
     /// Those of a kind.
     Kind(HostKind),
-    /// All that have a tag.
+    /// Those with a tag that may take work, as it stands beside the tag.
     Tag(String),
 }
 
@@ -73,6 +73,10 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &CandidateQuery) ->
 /// The next places of the ring, one more than was asked for, and whether each may take the work.
 fn window(connection: &mut SqliteConnection, query: &CandidateQuery, visible: Visible) -> Result<Vec<Place>, Failure> {
     let drive = drive(connection, query, &visible)?;
+    walk(query, visible, drive).load(connection)
+}
+
+fn walk(query: &CandidateQuery, visible: Visible, drive: Drive) -> Statement {
     let (id, table, condition) = match &drive {
         Drive::Fleet => ("h.id", "hosts AS h INDEXED BY hosts_ring", "h.archived_at IS NULL AND h.cordoned = 0"),
         Drive::Tenant(_) => (
@@ -88,7 +92,7 @@ fn window(connection: &mut SqliteConnection, query: &CandidateQuery, visible: Vi
         Drive::Tag(_) => (
             "t.host_id",
             "host_tags AS t INDEXED BY host_tags_ring CROSS JOIN hosts AS h ON h.id = t.host_id",
-            "t.tag = ?",
+            "t.status = 'online' AND t.cordoned = 0 AND t.tag = ?",
         ),
     };
     let mut text = Statement::default();
@@ -134,7 +138,7 @@ fn window(connection: &mut SqliteConnection, query: &CandidateQuery, visible: Vi
     }
     text.push(" ORDER BY substr(").push(id).push(", 9), ").push(id);
     text.bind(" LIMIT ?", Value::Number(overread(query.limit)));
-    text.load(connection)
+    text
 }
 
 /// The one that has the fewest rows, those first that are likely to.
@@ -148,7 +152,7 @@ fn drive(connection: &mut SqliteConnection, query: &CandidateQuery, visible: &Vi
     Ok(choose(connection, drives, rows_of)?.unwrap_or(Drive::Fleet))
 }
 
-/// What is counted of a drive: in an index that says all that is asked, with the few that take no work.
+/// What is counted of a drive: in an index that says all that is asked. But for those of a tag, with the few that take no work.
 fn rows_of(drive: &Drive) -> Option<Statement> {
     let mut text = Statement::default();
     match drive {
@@ -160,7 +164,10 @@ fn rows_of(drive: &Drive) -> Option<Statement> {
         Drive::Kind(kind) => {
             text.bind("SELECT 1 FROM hosts INDEXED BY hosts_kind WHERE kind = ?", Value::Text(kind.as_str().to_owned()))
         }
-        Drive::Tag(tag) => text.bind("SELECT 1 FROM host_tags WHERE tag = ?", Value::Text(tag.clone())),
+        Drive::Tag(tag) => text.bind(
+            "SELECT 1 FROM host_tags INDEXED BY host_tags_ring WHERE status = 'online' AND cordoned = 0 AND tag = ?",
+            Value::Text(tag.clone()),
+        ),
     };
     Some(text)
 }
@@ -221,8 +228,28 @@ fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use enlist_core::policy::Scope;
+
     use super::*;
     use crate::statement::plan;
+
+    /// Behind a place of the ring, in its order: a limit ends the walk.
+    #[test]
+    fn every_drive_walks_its_ring_and_looks_up_the_rest() {
+        let after = Some(HostId::from_uuid(uuid::Uuid::from_u64_pair(1, 2)));
+        let tags = ["x", "y"].map(|tag| tag.parse().expect("a tag")).into();
+        let query = CandidateQuery { after, tags, ..CandidateQuery::new(Scope::All, 50) };
+        for (drive, index) in [
+            (Drive::Fleet, "hosts_ring (<expr>>?"),
+            (Drive::Tenant("a".to_owned()), "hosts_ring_of_tenant (tenant_id=? AND <expr>>?"),
+            (Drive::Kind(HostKind::Byoc), "hosts_ring_of_kind (kind=? AND <expr>>?"),
+            (Drive::Tag("x".to_owned()), "host_tags_ring (tag=? AND <expr>>?"),
+        ] {
+            let plan = plan(walk(&query, Visible::Everything, drive));
+            assert!(plan[0].contains(index), "{plan:#?}");
+            assert!(plan.iter().all(|step| !step.contains("TEMP B-TREE") && !step.starts_with("SCAN")), "{plan:#?}");
+        }
+    }
 
     #[test]
     fn rows_are_counted_in_the_index_alone() {

@@ -86,6 +86,7 @@ impl Source {
             }
             HostDrive::Status(_) => ("host_presence AS p INDEXED BY host_presence_status", "p.host_id"),
             HostDrive::Tag(_) => ("host_tags AS t INDEXED BY host_tags_tag", "t.host_id"),
+            HostDrive::TagOfStatus(..) => ("host_tags AS t INDEXED BY host_tags_status", "t.host_id"),
             HostDrive::Kind(_) => ("hosts AS h INDEXED BY hosts_kind", "h.id"),
             HostDrive::Tenants(_) => ("hosts AS h INDEXED BY sqlite_autoindex_hosts_2", "h.id"),
             HostDrive::NamePrefix { tenant_id: None, .. } => ("hosts AS h INDEXED BY hosts_named", "h.id"),
@@ -105,6 +106,10 @@ impl Source {
             }
             HostDrive::Tag(tag) => {
                 text.bind("t.tag = ?", Value::Text(tag.clone()));
+            }
+            HostDrive::TagOfStatus(tag, status) => {
+                text.bind("t.tag = ?", Value::Text(tag.clone()));
+                text.bind(" AND t.status = ?", Value::Text(status.as_str().to_owned()));
             }
             HostDrive::Kind(kind) => {
                 text.bind("h.kind = ?", Value::Text(kind.as_str().to_owned()));
@@ -148,7 +153,9 @@ fn walk_one(text: &mut Statement, query: &HostQuery, visible: &Visible, drive: &
     if asks_host && source.id != "h.id" {
         text.push(" CROSS JOIN hosts AS h ON h.id = ").push(source.id);
     }
-    if query.status.is_some() && source.id != "p.host_id" {
+    // What stands beside the tag is what would be found there.
+    let status = query.status.filter(|_| !matches!(drive, HostDrive::TagOfStatus(..)));
+    if status.is_some() && source.id != "p.host_id" {
         text.push(" CROSS JOIN host_presence AS p ON p.host_id = ").push(source.id);
     }
     text.push(" WHERE ");
@@ -172,7 +179,7 @@ fn walk_one(text: &mut Statement, query: &HostQuery, visible: &Visible, drive: &
         }
     }
     // `Status::of`, restated where rows are chosen: archived, else the presence.
-    match query.status {
+    match status {
         None => {}
         Some(Status::Archived) => {
             text.push(" AND +p.archived = 1");
@@ -182,7 +189,7 @@ fn walk_one(text: &mut Statement, query: &HostQuery, visible: &Visible, drive: &
         }
     }
     if let Some(tag) = &query.tag
-        && !matches!(drive, HostDrive::Tag(_))
+        && !matches!(drive, HostDrive::Tag(_) | HostDrive::TagOfStatus(..))
     {
         text.push(" AND EXISTS (SELECT 1 FROM host_tags AS g WHERE g.host_id = ").push(source.id);
         text.bind(" AND g.tag = ?)", Value::Text(tag.as_str().to_owned()));
@@ -233,7 +240,12 @@ mod tests {
                 "host_presence_status",
             ),
             (query(Some(Status::Archived), None, None), HostDrive::Status(Status::Archived), "host_presence_archived"),
-            (all.clone(), HostDrive::Tag("x".to_owned()), "host_tags_tag"),
+            (query(None, Some("x"), Some("web-")), HostDrive::Tag("x".to_owned()), "host_tags_tag"),
+            (
+                all.clone(),
+                HostDrive::TagOfStatus("x".to_owned(), Status::Online),
+                "host_tags_status (tag=? AND status=? AND host_id>?)",
+            ),
             (all.clone(), HostDrive::Status(Status::Online), "host_presence_status"),
             (HostQuery { kind: Some(HostKind::Byoc), ..all.clone() }, HostDrive::Kind(HostKind::Byoc), "hosts_kind"),
             (
@@ -274,6 +286,7 @@ mod tests {
             HostDrive::Status(Status::Unreachable),
             HostDrive::Status(Status::Archived),
             HostDrive::Tag("x".to_owned()),
+            HostDrive::TagOfStatus("x".to_owned(), Status::Archived),
             HostDrive::Kind(HostKind::Byoc),
             HostDrive::Tenants(vec!["a".to_owned()]),
             HostDrive::NamePrefix { tenant_id: None, prefix: "w".to_owned() },

@@ -12,7 +12,7 @@ use enlist_core::Timestamp;
 use enlist_core::TokenHash;
 use enlist_core::agent_token::{AgentToken, AgentTokenState};
 use enlist_core::conformance::sample::{self, at};
-use enlist_core::host::Host;
+use enlist_core::host::{Host, Tag};
 use enlist_core::policy::Scope;
 use enlist_core::store::{
     AgentTokenQuery, AppendOutcome, Commit, Contact, ContainerQuery, EventQuery, Expected, HostLookup, HostQuery,
@@ -135,6 +135,7 @@ async fn all_of(store: &SqliteStore, host: &Host) -> String {
 #[tokio::test]
 async fn a_file_of_the_first_version_is_upgraded_with_its_data() {
     let (now, store, host) = with_host().await;
+    let host = Host { tags: [Tag::new("a").unwrap()].into(), cordoned: true, ..host };
     let mut write = sample::write(Revision::FIRST, &host);
     write.agent_tokens = vec![sample::agent_token(&host)];
     write.install_tokens = vec![sample::install_token(&host)];
@@ -179,6 +180,8 @@ async fn a_file_of_the_first_version_is_upgraded_with_its_data() {
     assert_eq!(all_of(&upgraded, &host).await, before);
     let named_until = first.by_hand().column("SELECT named_until AS value FROM containers WHERE name IS NULL");
     assert_eq!(named_until, [Some(at(5).unix_micros().to_string())]);
+    let tags = first.by_hand().column("SELECT tag || ' ' || status || ' ' || cordoned AS value FROM host_tags");
+    assert_eq!(tags, [Some("a online 1".to_owned())]);
     assert_eq!(first.by_hand().column("SELECT epoch AS value FROM schema_epoch"), [Some("1".to_owned())]);
 }
 

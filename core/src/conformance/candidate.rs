@@ -7,14 +7,16 @@ use super::Fixture;
 use super::prune::{nothing, prune};
 use super::sample::{self, at};
 use crate::HostId;
-use crate::host::{Host, HostKind, Tag};
+use crate::host::{Host, HostKind, Status, Tag};
 use crate::placement::is_eligible;
 use crate::policy::{Kinds, Scope};
-use crate::store::{AppendOutcome, Candidate, CandidateQuery, Candidates, HostQuery, Prune, Revision, Store};
+use crate::store::{
+    AppendOutcome, Candidate, CandidateQuery, Candidates, Commit, HostQuery, Prune, Revision, Store, Write,
+};
 use crate::telemetry::HostMetrics;
 
 /// All that a query finds, in windows of its limit.
-async fn walk(store: &impl Store, query: &CandidateQuery) -> Vec<Candidate> {
+pub(super) async fn walk(store: &impl Store, query: &CandidateQuery) -> Vec<Candidate> {
     let mut query = query.clone();
     let mut all = Vec::new();
     // Bounded: a store whose walk goes round fails instead of hanging.
@@ -158,6 +160,71 @@ pub async fn a_walk_over_candidates_sees_each_once(fixture: &impl Fixture) {
             assert_eq!(ids(&walk(&store, &at_place).await), expected[2..], "{at_place:?}");
         }
     }
+}
+
+/// Through whatever its status and its cordon come to be so, in lists as in placement, by tags that it had before and by
+/// those that it got since.
+pub async fn a_tag_finds_a_host_by_what_is_so_now(fixture: &impl Fixture) {
+    let (store, other) = (fixture.handle().await, fixture.handle().await);
+    sample::watch(&store).await;
+    // It is never anything else, and none of what comes is of it.
+    let bystander = create(&store, |host| host.tags = tags(&["a", "b", "c"])).await;
+    let mut host = create(&store, |host| host.tags = tags(&["a"])).await;
+    let found_as = async |host: &Host, status: Option<Status>| {
+        for tag in tags(&["a", "b", "c"]) {
+            let is_of = |tag: &Tag| status.is_some() && host.tags.contains(tag);
+            for asked in [Status::Pending, Status::Online, Status::Unreachable, Status::Archived] {
+                let query = HostQuery { tag: Some(tag.clone()), status: Some(asked), ..HostQuery::new(Scope::All, 10) };
+                let found = other.list_hosts(&query).await.unwrap().items.into_iter().map(|record| record.host.id);
+                let bystander = (asked == Status::Pending).then_some(bystander.id);
+                let expected = bystander.into_iter().chain((status == Some(asked) && is_of(&tag)).then_some(host.id));
+                assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{query:?}, {status:?}");
+            }
+            let takes_work = status == Some(Status::Online) && !host.cordoned && is_of(&tag);
+            let query = CandidateQuery { tags: [tag].into(), ..CandidateQuery::new(Scope::All, 10) };
+            let expected: Vec<_> = takes_work.then_some(host.id).into_iter().collect();
+            assert_eq!(ids(&walk(&other, &query).await), expected, "{query:?}, {status:?}");
+        }
+    };
+    let revision = async |host: &Host| sample::load(&store, host.id).await.revision;
+    let edit = async |host: &Host| sample::commit(&store, sample::write(revision(host).await, host)).await;
+    let sweep = async |seconds| store.sweep(sample::sweep(at(seconds), Duration::from_secs(90))).await.unwrap();
+
+    found_as(&host, Some(Status::Pending)).await;
+    other.touch(vec![sample::contact(&host, at(1))]).await.unwrap();
+    found_as(&host, Some(Status::Online)).await;
+    host.cordoned = true;
+    edit(&host).await;
+    found_as(&host, Some(Status::Online)).await;
+    host.tags = tags(&["a", "b"]);
+    edit(&host).await;
+    found_as(&host, Some(Status::Online)).await;
+    host.cordoned = false;
+    edit(&host).await;
+    found_as(&host, Some(Status::Online)).await;
+    sweep(100).await;
+    found_as(&host, Some(Status::Unreachable)).await;
+    host.tags = tags(&["b", "c"]);
+    edit(&host).await;
+    found_as(&host, Some(Status::Unreachable)).await;
+    // Cordoned while nobody could have noticed.
+    host.cordoned = true;
+    edit(&host).await;
+    other.append(vec![sample::append(&host, sample::report(at(101)))]).await.unwrap();
+    found_as(&host, Some(Status::Online)).await;
+    host.cordoned = false;
+    edit(&host).await;
+    host = host.archive(at(102));
+    edit(&host).await;
+    found_as(&host, Some(Status::Archived)).await;
+    // Silent without a word.
+    sweep(200).await;
+    host.tags = tags(&["a", "c"]);
+    edit(&host).await;
+    found_as(&host, Some(Status::Archived)).await;
+    let deletion = Write::HostDeletion { expected: revision(&host).await, host_id: host.id, at: at(201) };
+    store.commit(Commit::of(deletion, Vec::new())).await.unwrap();
+    found_as(&host, None).await;
 }
 
 /// Of the newest report by the agent's clock, and of none that is gone.

@@ -198,6 +198,7 @@ properties! {
         only_hosts_that_may_take_work_are_candidates,
         candidates_are_narrowed_by_scope_tenant_kind_and_tags,
         a_walk_over_candidates_sees_each_once,
+        a_tag_finds_a_host_by_what_is_so_now,
         candidates_come_with_their_newest_numbers,
     }
     event {

@@ -21,6 +21,8 @@ pub enum HostDrive {
     Status(Status),
     /// Those with a tag.
     Tag(String),
+    /// Those with a tag, of a status.
+    TagOfStatus(String, Status),
     /// Those of a kind.
     Kind(HostKind),
     /// Those of some tenants, each in the order of ids: to be merged when there are several.
@@ -43,11 +45,15 @@ impl HostDrive {
         let HostQuery { status, tag, kind, name_prefix, .. } = query;
         let online = |status: &Status| *status == Status::Online;
         let mut drives = Vec::new();
-        drives.extend(status.filter(|status| !online(status)).map(Self::Status));
-        drives.extend(tag.as_ref().map(|tag| Self::Tag(tag.as_str().to_owned())));
+        match (tag.as_ref().map(|tag| tag.as_str().to_owned()), *status) {
+            // They have no more rows than the tag has, or the status.
+            (Some(tag), Some(status)) => drives.push(Self::TagOfStatus(tag, status)),
+            (Some(tag), None) => drives.push(Self::Tag(tag)),
+            (None, status) => drives.extend(status.filter(|status| !online(status)).map(Self::Status)),
+        }
         drives.extend(kind.map(Self::Kind));
         drives.extend(visible.merged().map(Self::Tenants));
-        drives.extend(status.filter(online).map(Self::Status));
+        drives.extend(status.filter(|status| tag.is_none() && online(status)).map(Self::Status));
         if drives.is_empty() {
             drives.push(Self::Everything);
         }
@@ -208,10 +214,22 @@ mod tests {
 
     #[test]
     fn of_hosts_that_are_online_there_are_likely_to_be_most() {
-        let query = HostQuery { tag: Some("a".parse().unwrap()), ..HostQuery::new(Scope::All, 50) };
-        let first = |status| drives(&HostQuery { status: Some(status), ..query.clone() }).remove(0);
-        assert_eq!(first(Status::Online), HostDrive::Tag("a".to_owned()));
-        assert_eq!(first(Status::Unreachable), HostDrive::Status(Status::Unreachable));
+        let query = HostQuery { kind: Some(HostKind::Byoc), ..HostQuery::new(Scope::All, 50) };
+        let of = |status| drives(&HostQuery { status: Some(status), ..query.clone() });
+        let kind = HostDrive::Kind(HostKind::Byoc);
+        assert_eq!(of(Status::Online), [kind.clone(), HostDrive::Status(Status::Online)]);
+        assert_eq!(of(Status::Unreachable), [HostDrive::Status(Status::Unreachable), kind]);
+    }
+
+    #[test]
+    fn a_tag_and_a_status_are_one_walk() {
+        let query = HostQuery { tag: Some("a".parse().unwrap()), ..HostQuery::new(tenants(1), 50) };
+        let (tag, tenant) = ("a".to_owned(), HostDrive::Tenants(vec!["t00".to_owned()]));
+        assert_eq!(drives(&query), [HostDrive::Tag(tag.clone()), tenant.clone()]);
+        for status in [Status::Pending, Status::Online, Status::Unreachable, Status::Archived] {
+            let query = HostQuery { status: Some(status), ..query.clone() };
+            assert_eq!(drives(&query), [HostDrive::TagOfStatus(tag.clone(), status), tenant.clone()]);
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Candidates that may not take work, and walks that miss some.
 
 use async_trait::async_trait;
+use enlist_core::host::Status;
 use enlist_core::placement::is_eligible;
-use enlist_core::store::{Candidate, CandidateQuery, Candidates, StoreError};
+use enlist_core::store::{Candidate, CandidateQuery, Candidates, HostQuery, HostRecord, Page, StoreError};
 use enlist_core::{MemoryStore, Store};
 
 use crate::twin::{Fault, all_hosts, faults, twins};
@@ -55,6 +56,16 @@ faults! {
         }
     }
 
+    /// What a tag knows of its hosts is from before they fell silent.
+    SilenceIsNotKnownByTags {
+        async fn list_hosts(&self, store: &MemoryStore, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
+            match (&query.tag, query.status) {
+                (Some(_), Some(Status::Unreachable)) => Ok(Page { items: Vec::new(), more: false }),
+                _ => store.list_hosts(query).await,
+            }
+        }
+    }
+
     /// Numbers of a report that is gone are made up.
     NumbersOutliveTheirReport {
         async fn list_candidates(&self, store: &MemoryStore, query: &CandidateQuery) -> Result<Candidates, StoreError> {
@@ -70,7 +81,11 @@ faults! {
 }
 
 twins! {
-    cordons_are_forgotten: CordonsAreForgotten => ["candidate::only_hosts_that_may_take_work_are_candidates"],
+    cordons_are_forgotten: CordonsAreForgotten => [
+        "candidate::a_tag_finds_a_host_by_what_is_so_now",
+        "candidate::only_hosts_that_may_take_work_are_candidates",
+    ],
+    silence_is_not_known_by_tags: SilenceIsNotKnownByTags => ["candidate::a_tag_finds_a_host_by_what_is_so_now"],
     one_tag_is_enough: OneTagIsEnough => ["candidate::candidates_are_narrowed_by_scope_tenant_kind_and_tags"],
     scopes_are_forgotten: ScopesAreForgotten => ["candidate::candidates_are_narrowed_by_scope_tenant_kind_and_tags"],
     empty_windows_end: EmptyWindowsEnd => ["candidate::a_walk_over_candidates_sees_each_once"],

@@ -427,6 +427,7 @@ twins! {
         "query::a_scope_hides_other_tenants_and_kinds",
     ],
     archived_hosts_keep_their_status: ArchivedHostsKeepTheirStatus => [
+        "candidate::a_tag_finds_a_host_by_what_is_so_now",
         "query::hosts_are_filtered_by_status",
     ],
     prefixes_ignore_case: PrefixesIgnoreCase => [

@@ -107,6 +107,7 @@ twins! {
         "round_trip::tags_and_labels_are_replaced_whole",
     ],
     tags_only_come: TagsOnlyCome => [
+        "candidate::a_tag_finds_a_host_by_what_is_so_now",
         "round_trip::tags_and_labels_are_replaced_whole",
     ],
     agent_tokens_lose_their_expiry: HostsAre(|write| each_token(write, |token| token.expires_at = None)) => [

@@ -322,6 +322,7 @@ twins! {
         "window::windows_that_ended_first_are_judged_first",
     ],
     each_handle_has_its_monitor: EachHandleHasItsMonitor::default() => [
+        "candidate::a_tag_finds_a_host_by_what_is_so_now",
         "candidate::only_hosts_that_may_take_work_are_candidates",
         "silence::a_contact_brings_an_unreachable_host_back",
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",

@@ -64,21 +64,30 @@ CREATE INDEX hosts_named ON hosts (name);
 CREATE INDEX hosts_named_in_tenant ON hosts (tenant_id, name);
 
 CREATE TABLE host_tags (
-    host_id uuid             NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
-    tag     text COLLATE "C" NOT NULL CHECK (tag <> ''),
+    host_id  uuid             NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    tag      text COLLATE "C" NOT NULL CHECK (tag <> ''),
+    -- What lists and placement ask of a host besides its tag, restated: its status, and whether it is cordoned. So the few
+    -- hosts of a tag and a status are found without a look at each that has the tag. Kept by the triggers below, with
+    -- transitions and edits alone.
+    status   text COLLATE "C" NOT NULL DEFAULT 'pending'
+        CHECK (status IN ('pending', 'online', 'unreachable', 'archived')),
+    cordoned boolean          NOT NULL DEFAULT false,
     PRIMARY KEY (host_id, tag)
 );
 
 -- Filters and placement ask for the hosts of a tag.
 CREATE INDEX host_tags_tag ON host_tags (tag, host_id);
+CREATE INDEX host_tags_status ON host_tags (tag, status, host_id);
 
 -- Hosts that new work may go to, as far as their own rows tell, in the order of the random part of their ids: a few behind
--- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these.
+-- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these; among
+-- those with a tag all may be silent, and their index has only those that are not.
 CREATE INDEX hosts_ring ON hosts (substr(uuid_send(id), 9), id) WHERE archived_at IS NULL AND NOT cordoned;
 CREATE INDEX hosts_ring_of_tenant ON hosts (tenant_id, substr(uuid_send(id), 9), id)
     WHERE archived_at IS NULL AND NOT cordoned;
 CREATE INDEX hosts_ring_of_kind ON hosts (kind, substr(uuid_send(id), 9), id) WHERE archived_at IS NULL AND NOT cordoned;
-CREATE INDEX host_tags_ring ON host_tags (tag, substr(uuid_send(host_id), 9), host_id);
+CREATE INDEX host_tags_ring ON host_tags (tag, substr(uuid_send(host_id), 9), host_id)
+    WHERE status = 'online' AND NOT cordoned;
 
 -- Every hash that any token, of either sort, ever had. A hash is accepted once: also after the token's row, or its
 -- host, was deleted. The tokens' foreign keys point here, so that no writer can forget it: a hash that is in the
@@ -347,6 +356,44 @@ CREATE TRIGGER hosts_restated AFTER UPDATE OF archived_at, liveness_window ON ho
     WHEN ((OLD.archived_at IS NULL) <> (NEW.archived_at IS NULL)
           OR OLD.liveness_window IS DISTINCT FROM NEW.liveness_window)
     EXECUTE FUNCTION restate_host();
+
+-- By triggers as well, so that no writer can forget it: what stands beside a host's tags is written under the lock of its
+-- presence, here as everywhere, by whoever changes it and by whoever adds a tag. So one of them waits for the other, and
+-- sees in its next statement what that has committed. A contact of a host that is online runs none of them.
+--
+-- `Status::of` of core, restated: archived, else the presence.
+CREATE FUNCTION status_of(archived boolean, presence text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN archived THEN 'archived' ELSE presence END
+$$;
+CREATE FUNCTION restate_status() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE host_tags SET status = status_of(NEW.archived, NEW.presence) WHERE host_id = NEW.host_id;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER host_presence_made AFTER INSERT ON host_presence FOR EACH ROW EXECUTE FUNCTION restate_status();
+CREATE TRIGGER host_presence_restated AFTER UPDATE OF presence, archived ON host_presence FOR EACH ROW
+    WHEN (OLD.presence <> NEW.presence OR OLD.archived <> NEW.archived) EXECUTE FUNCTION restate_status();
+CREATE FUNCTION restate_cordon() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM FROM host_presence WHERE host_id = NEW.id FOR UPDATE;
+    UPDATE host_tags SET cordoned = NEW.cordoned WHERE host_id = NEW.id;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER hosts_cordon_restated AFTER UPDATE OF cordoned ON hosts FOR EACH ROW
+    WHEN (OLD.cordoned <> NEW.cordoned) EXECUTE FUNCTION restate_cordon();
+CREATE FUNCTION state_tag() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    SELECT status_of(archived, presence) INTO NEW.status FROM host_presence WHERE host_id = NEW.host_id FOR SHARE;
+    SELECT cordoned INTO NEW.cordoned FROM hosts WHERE id = NEW.host_id;
+    -- Of a host that has no presence yet, or is not there: the foreign key tells.
+    NEW.status := coalesce(NEW.status, 'pending');
+    NEW.cordoned := coalesce(NEW.cordoned, false);
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER host_tags_stated BEFORE INSERT ON host_tags FOR EACH ROW EXECUTE FUNCTION state_tag();
 
 CREATE TABLE containers (
     host_id       uuid             NOT NULL,

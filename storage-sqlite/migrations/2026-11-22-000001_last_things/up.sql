@@ -101,11 +101,11 @@ INSERT INTO monitor (id, state) VALUES (1, '{}');
 -- Placement ---------------------------------------------------------------------------------------------------------
 
 -- Hosts that new work may go to, as far as their own rows tell, in the order of the random part of their ids: a few behind
--- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these.
+-- a place drawn at random are a sample. Whether a host is online is looked up, so that no transition rewrites these; among
+-- those with a tag all may be silent, and `host_tags_ring`, below, has only those that are not.
 CREATE INDEX hosts_ring ON hosts (substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
 CREATE INDEX hosts_ring_of_tenant ON hosts (tenant_id, substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
 CREATE INDEX hosts_ring_of_kind ON hosts (kind, substr(id, 9), id) WHERE archived_at IS NULL AND cordoned = 0;
-CREATE INDEX host_tags_ring ON host_tags (tag, substr(host_id, 9), host_id);
 
 -- Lists -------------------------------------------------------------------------------------------------------------
 
@@ -132,6 +132,39 @@ END;
 -- heard of late would be looked for in it.
 CREATE INDEX host_presence_status ON host_presence (archived, presence, host_id);
 CREATE INDEX host_presence_archived ON host_presence (archived, host_id) WHERE archived = 1;
+
+-- What lists and placement ask of a host besides its tag. `Status::of` of core, restated: archived, else the presence.
+CREATE VIEW host_standings (host_id, status, cordoned) AS
+SELECT p.host_id, CASE p.archived WHEN 1 THEN 'archived' ELSE p.presence END, h.cordoned
+FROM host_presence AS p JOIN hosts AS h ON h.id = p.host_id;
+-- It stands beside each tag, so that the few hosts of a tag and a status are found without a look at each that has the tag.
+-- Kept by triggers, so that no writer can forget it. They run with transitions and edits: a contact of a host that is online
+-- names none of these columns.
+ALTER TABLE host_tags ADD COLUMN status TEXT NOT NULL DEFAULT 'pending'
+    CHECK (status IN ('pending', 'online', 'unreachable', 'archived'));
+ALTER TABLE host_tags ADD COLUMN cordoned INTEGER NOT NULL DEFAULT 0 CHECK (cordoned IN (0, 1));
+UPDATE host_tags SET status = s.status, cordoned = s.cordoned FROM host_standings AS s WHERE s.host_id = host_tags.host_id;
+CREATE TRIGGER host_tags_standing AFTER INSERT ON host_tags
+WHEN EXISTS (SELECT 1 FROM host_standings AS s
+    WHERE s.host_id = NEW.host_id AND (s.status <> NEW.status OR s.cordoned <> NEW.cordoned)) BEGIN
+    UPDATE host_tags SET (status, cordoned) = (SELECT s.status, s.cordoned FROM host_standings AS s WHERE s.host_id = NEW.host_id)
+    WHERE host_id = NEW.host_id AND tag = NEW.tag;
+END;
+CREATE TRIGGER host_presence_standing AFTER INSERT ON host_presence BEGIN
+    UPDATE host_tags SET status = (SELECT s.status FROM host_standings AS s WHERE s.host_id = NEW.host_id)
+    WHERE host_id = NEW.host_id;
+END;
+CREATE TRIGGER host_presence_standing_changed AFTER UPDATE OF presence, archived ON host_presence
+WHEN NEW.presence <> OLD.presence OR NEW.archived <> OLD.archived BEGIN
+    UPDATE host_tags SET status = (SELECT s.status FROM host_standings AS s WHERE s.host_id = NEW.host_id)
+    WHERE host_id = NEW.host_id;
+END;
+CREATE TRIGGER hosts_cordoned_restated AFTER UPDATE OF cordoned ON hosts WHEN NEW.cordoned <> OLD.cordoned BEGIN
+    UPDATE host_tags SET cordoned = NEW.cordoned WHERE host_id = NEW.id;
+END;
+CREATE INDEX host_tags_status ON host_tags (tag, status, host_id);
+-- The ring, again, of those alone that work may go to: where there is none, that is known at once.
+CREATE INDEX host_tags_ring ON host_tags (tag, substr(host_id, 9), host_id) WHERE status = 'online' AND cordoned = 0;
 
 CREATE INDEX events_type ON events (type);
 CREATE INDEX events_kind ON events (host_kind);

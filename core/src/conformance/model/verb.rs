@@ -11,7 +11,7 @@ use super::{Agreement, Disagreement, agree};
 use crate::agent_token::{AgentToken, AgentTokenState, Origin, Request, RevokeReason, Siblings, Verdict};
 use crate::clock::Timestamp;
 use crate::event::{EventBody, NewEvent};
-use crate::host::{ExternalId, Host};
+use crate::host::{ExternalId, Host, Tag};
 use crate::id::{HostId, LineageId};
 use crate::install_token::{Claim, Exchange, InstallToken};
 use crate::liveness::{self, LivenessWindow, Rule};
@@ -33,6 +33,7 @@ pub(super) enum Step {
     Propose { agent_token: usize, claim: usize },
     Rotate { agent_token: usize, overlap: bool },
     Revoke { agent_token: usize, stale: bool },
+    Edit { host: usize, is_tagged: bool, cordoned: bool },
     Archive { host: usize },
     Delete { host: usize, stale: bool },
     Report { reports: Vec<Said> },
@@ -79,6 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..8usize, 0..12usize).prop_map(|(agent_token, claim)| Step::Propose { agent_token, claim }),
         2 => (0..8usize, any::<bool>()).prop_map(|(agent_token, overlap)| Step::Rotate { agent_token, overlap }),
         2 => (0..8usize, prop::bool::weighted(0.3)).prop_map(|(agent_token, stale)| Step::Revoke { agent_token, stale }),
+        3 => (0..6usize, prop::bool::weighted(0.7), prop::bool::weighted(0.3))
+            .prop_map(|(host, is_tagged, cordoned)| Step::Edit { host, is_tagged, cordoned }),
         1 => (0..6usize).prop_map(|host| Step::Archive { host }),
         1 => (0..6usize, prop::bool::weighted(0.3)).prop_map(|(host, stale)| Step::Delete { host, stale }),
         10 => prop::collection::vec(said, 1..4).prop_map(|reports| Step::Report { reports }),
@@ -116,6 +119,7 @@ impl World {
             Step::Propose { agent_token, claim } => self.propose(store, agent_token, claim).await,
             Step::Rotate { agent_token, overlap } => self.rotate(store, agent_token, overlap).await,
             Step::Revoke { agent_token, stale } => self.revoke(store, agent_token, stale).await,
+            Step::Edit { host, is_tagged, cordoned } => self.edit(store, host, is_tagged, cordoned).await,
             Step::Archive { host } => self.archive(store, host).await,
             Step::Delete { host, stale } => self.delete(store, host, stale).await,
             Step::Report { ref reports } => self.report(store, reports).await,
@@ -161,6 +165,7 @@ impl World {
         let host = Host {
             tenant_id: self.tenant.clone(),
             external_id,
+            tags: self.tags(name.is_multiple_of(2)),
             liveness_window: own_window(name),
             created_at: self.now,
             updated_at: self.now,
@@ -171,6 +176,20 @@ impl World {
             self.all_hosts.push(host);
         }
         Ok(())
+    }
+
+    fn tags(&self, is_tagged: bool) -> BTreeSet<Tag> {
+        is_tagged.then(|| self.tag.clone()).into_iter().collect()
+    }
+
+    async fn edit(&mut self, store: &impl Store, host: usize, is_tagged: bool, cordoned: bool) -> Agreement {
+        let Some(host) = pick(&self.all_hosts, host) else { return Ok(()) };
+        let Some(mut write) = self.at_revision(host.id, false) else { return Ok(()) };
+        if write.host.is_archived() {
+            return Ok(());
+        }
+        (write.host.tags, write.host.cordoned) = (self.tags(is_tagged), cordoned);
+        self.write(store, "edit", write).await.map(drop)
     }
 
     async fn mint(&mut self, store: &impl Store, host: usize, is_stale: bool) -> Agreement {

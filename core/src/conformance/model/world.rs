@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::candidate;
 use super::super::last_use::GRAIN;
 use super::super::sample::{self, at};
 use super::{Agreement, Disagreement, agree};
@@ -9,16 +10,17 @@ use crate::agent_token::AgentToken;
 use crate::clock::Timestamp;
 use crate::container::Container;
 use crate::event::{Event, NewEvent, Position};
-use crate::host::{Host, Presence};
+use crate::host::{Host, Presence, Status, Tag};
 use crate::id::{AgentTokenId, HostId, InstallTokenId, TenantId};
 use crate::install_token::{InstallToken, InstallTokenState};
+use crate::placement::is_eligible;
 use crate::policy::Scope;
 use crate::secret::TokenHash;
 use crate::store::{
-    AgentTokenQuery, AgentTokenRecord, Aggregate, Commit, Contact, ContainerQuery, ContainerRecord, Credential,
-    EventQuery, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite, InstallTokenQuery,
-    Key, Known, Presented, Revision, Silence, Store, StoreErrorKind, TelemetryQuery, Tombstone, Write, came_online,
-    went_silent,
+    AgentTokenQuery, AgentTokenRecord, Aggregate, CandidateQuery, Commit, Contact, ContainerQuery, ContainerRecord,
+    Credential, EventQuery, Expected, HostAggregate, HostLookup, HostPresence, HostQuery, HostRecord, HostWrite,
+    InstallTokenQuery, Key, Known, Presented, Revision, Silence, Store, StoreErrorKind, TelemetryQuery, Tombstone,
+    Write, came_online, went_silent,
 };
 use crate::telemetry::{HostFacts, HostSnapshot, Report};
 
@@ -36,6 +38,8 @@ pub(super) struct World {
     pub(super) all_agent_tokens: Vec<AgentToken>,
     /// The hashes that agents draw: few enough to meet again.
     pub(super) claims: Vec<TokenHash>,
+    /// What hosts are tagged with: of this sequence alone.
+    pub(super) tag: Tag,
     last_position: Position,
     /// The last uses that were read, which later ones must not fall below.
     shown_uses: BTreeMap<AgentTokenId, Timestamp>,
@@ -200,6 +204,7 @@ impl World {
             all_install_tokens: Vec::new(),
             all_agent_tokens: Vec::new(),
             claims: (0..12).map(|_| sample::hash()).collect(),
+            tag: Tag::new(sample::hash().to_hex()).expect("digits are a tag"),
             last_position: Position::START,
             shown_uses: BTreeMap::new(),
         }
@@ -356,6 +361,24 @@ impl World {
         agree("an authentication", store.authenticate(hash).await?, expected)
     }
 
+    /// Hosts with the tag by every status, and those that may take work.
+    async fn tag_agrees(&self, store: &impl Store) -> Agreement {
+        let records: Vec<_> = self.hosts.values().map(Inhabitant::record).collect();
+        let tagged = || records.iter().filter(|record| record.host.tags.contains(&self.tag)).cloned();
+        for status in [Status::Pending, Status::Online, Status::Unreachable, Status::Archived] {
+            let (tag, asked) = (Some(self.tag.clone()), Some(status));
+            let query = HostQuery { tag, status: asked, ..HostQuery::new(Scope::All, 500) };
+            let is_so = |record: &HostRecord| Status::of(record.host.lifecycle, record.presence.presence) == status;
+            let found = store.list_hosts(&query).await?.items;
+            agree("the hosts of a tag and a status", found, tagged().filter(is_so).collect())?;
+        }
+        let query = CandidateQuery { tags: [self.tag.clone()].into(), ..CandidateQuery::new(Scope::All, 500) };
+        let mut expected: Vec<_> = tagged().filter(|record| is_eligible(record, &query)).collect();
+        expected.sort_unstable_by_key(|record| (record.host.id.lot(), record.host.id));
+        let found = candidate::walk(store, &query).await.into_iter().map(|candidate| candidate.record);
+        agree("the candidates of a tag", found.collect(), expected)
+    }
+
     pub(super) async fn telemetry(&self, store: &impl Store, host_id: HostId) -> Agreement<Vec<HostSnapshot>> {
         let query = TelemetryQuery::new(host_id, Timestamp::MIN, Timestamp::MAX, 500);
         Ok(store.list_telemetry(&query).await?.items)
@@ -366,6 +389,7 @@ impl World {
         let query = HostQuery { tenant_id: Some(self.tenant.clone()), ..HostQuery::new(Scope::All, 500) };
         let records = store.list_hosts(&query).await?.items;
         agree("the hosts", records, self.hosts.values().map(Inhabitant::record).collect())?;
+        self.tag_agrees(store).await?;
         for host in self.all_hosts.clone() {
             self.host_agrees(store, host.id).await?;
             self.tokens_agree(store, host.id).await?;
