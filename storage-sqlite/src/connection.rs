@@ -103,7 +103,7 @@ impl Role {
                  PRAGMA foreign_keys = ON;
                  PRAGMA wal_autocheckpoint = 32768;
                  PRAGMA journal_size_limit = 134217728;
-                 PRAGMA cache_size = -16384;
+                 PRAGMA cache_size = -40960;
                  PRAGMA temp_store = MEMORY;"
             }
             Self::Reader => {
