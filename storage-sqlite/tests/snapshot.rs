@@ -152,13 +152,22 @@ async fn facts_are_those_of_the_newest_report_whoever_took_it() {
     assert_eq!(stored().await, (4, os.clone()));
     append(&one, &host, told(6, 6, None)).await;
     assert_eq!(stored().await, (6, os.clone()));
+    // Two in a call, the second of which says other things and changes nothing any more.
+    let both = [told(7, 7, None), told(8, 7, Some("Debian"))].map(|report| sample::append(&host, report));
+    two.append(both.to_vec()).await.unwrap();
+    assert_eq!(stored().await, (7, os.clone()));
+    append(&one, &host, told(9, 6, None)).await;
     // A report that repeats what is stored writes nothing of it.
     let version =
         |file: &File| file.by_hand().column("SELECT facts_version || '' AS value FROM host_presence").remove(0);
     let before = version(&file);
-    append(&one, &host, told(7, 6, None)).await;
-    append(&two, &host, told(8, 6, Some("Debian"))).await;
+    append(&one, &host, told(10, 6, None)).await;
+    append(&two, &host, told(11, 6, Some("Debian"))).await;
     assert_eq!(version(&file), before);
+    // What the other was told meanwhile counts, although this store remembers that its own changed nothing.
+    append(&two, &host, told(12, 9, None)).await;
+    append(&one, &host, told(13, 6, None)).await;
+    assert_eq!(stored().await, (6, os.clone()));
     // An older one does not count.
     append(&two, &host, told(5, 2, None)).await;
     assert_eq!(stored().await, (6, os));
