@@ -315,7 +315,7 @@ CREATE TABLE host_metric_snapshots (
 ) STRICT;
 
 -- A report's containers in one row at the end of the file, the first twelve of them: what a row costs SQLite, its numbers
--- cost again. As many places as most hosts have containers, since one that is empty takes 9 bytes.
+-- cost again. A compromise: an empty place takes 9 bytes, and who has more containers pays a row for each.
 CREATE TABLE report_containers (
     report_id INTEGER PRIMARY KEY,
     container_key_1 INTEGER, cpu_cores_1 REAL, memory_used_bytes_1 INTEGER, memory_limit_bytes_1 INTEGER, network_rx_bytes_1 INTEGER,
