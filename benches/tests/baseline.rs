@@ -58,6 +58,18 @@ async fn the_baseline_stores_what_it_acknowledges() {
     assert_eq!(count(&directory, "SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'"), 1);
 }
 
+/// So that what is measured is not what a server reads of each host when it is new to it.
+#[tokio::test]
+async fn each_host_has_reported_once_before_the_clock_runs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = baseline_at(&directory).await;
+    let tokens = (0..HOSTS).map(baseline_token).collect();
+    let plan = Plan { duration: Duration::ZERO, ..plan(address, tokens) };
+    let outcome = load::run(&plan).await.expect("a run");
+    assert_eq!((outcome.acknowledged, outcome.latencies.len()), (u64::from(HOSTS), 0));
+    assert_eq!(count(&directory, "SELECT count(DISTINCT host_id) FROM host_snapshots"), u64::from(HOSTS));
+}
+
 #[tokio::test]
 async fn a_token_that_is_not_known_is_refused_and_counted() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -100,6 +100,32 @@ pub struct ContainerMetrics {
     pub pids: Option<u64>,
 }
 
+impl ContainerMetrics {
+    /// Its numbers that are counts, by name and in the order of the fields: all but `cpu_cores`.
+    pub const fn counts(&self) -> [(&'static str, Option<u64>); 7] {
+        // Taken apart, so that a field that is added cannot be forgotten here.
+        let Self {
+            cpu_cores: _,
+            memory_used_bytes,
+            memory_limit_bytes,
+            network_rx_bytes,
+            network_tx_bytes,
+            block_read_bytes,
+            block_write_bytes,
+            pids,
+        } = *self;
+        [
+            ("memory_used_bytes", memory_used_bytes),
+            ("memory_limit_bytes", memory_limit_bytes),
+            ("network_rx_bytes", network_rx_bytes),
+            ("network_tx_bytes", network_tx_bytes),
+            ("block_read_bytes", block_read_bytes),
+            ("block_write_bytes", block_write_bytes),
+            ("pids", pids),
+        ]
+    }
+}
+
 /// What is said of a container, whatever it uses: what its row keeps.
 #[derive(PartialEq, Eq, Hash)]
 struct Description<'a> {

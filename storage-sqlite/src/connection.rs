@@ -103,7 +103,7 @@ impl Role {
                  PRAGMA foreign_keys = ON;
                  PRAGMA wal_autocheckpoint = 32768;
                  PRAGMA journal_size_limit = 134217728;
-                 PRAGMA cache_size = -40960;
+                 PRAGMA cache_size = -16384;
                  PRAGMA temp_store = MEMORY;"
             }
             Self::Reader => {
@@ -114,6 +114,10 @@ impl Role {
         }
     }
 }
+
+/// What reports touch in a fleet of 100,000 hosts: a page of presence and one of the index of reports for each few hosts. Of
+/// the connection of reports alone, since what others touch is not asked for again and again.
+const REPORTS_CACHE_KIB: i32 = 40_960;
 
 /// What a thread talks to the database by: diesel for what is typed and rare, and for reports, of which there are
 /// thousands a second, statements that stay prepared. The two never have a transaction at the same time.
@@ -135,7 +139,13 @@ impl Connections {
     pub(crate) fn reports(&mut self) -> Result<&mut rusqlite::Connection, Failure> {
         let connection = match self.reports.take() {
             Some(connection) => connection,
-            None => self.location.open_raw(self.role)?,
+            None => {
+                let connection = self.location.open_raw(self.role)?;
+                if self.role == Role::Writer {
+                    connection.pragma_update(None, "cache_size", -REPORTS_CACHE_KIB)?;
+                }
+                connection
+            }
         };
         Ok(self.reports.insert(connection))
     }

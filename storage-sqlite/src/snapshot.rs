@@ -107,28 +107,9 @@ impl<'a> Inserts<'a> {
 }
 
 fn bind(row: &mut Statement<'_>, first: usize, (key, metrics): &(i64, ContainerMetrics)) -> rusqlite::Result<()> {
-    let ContainerMetrics {
-        cpu_cores,
-        memory_used_bytes,
-        memory_limit_bytes,
-        network_rx_bytes,
-        network_tx_bytes,
-        block_read_bytes,
-        block_write_bytes,
-        pids,
-    } = *metrics;
     row.raw_bind_parameter(first, key)?;
-    row.raw_bind_parameter(first + 1, cpu_cores.map(Real))?;
-    let counts = [
-        memory_used_bytes,
-        memory_limit_bytes,
-        network_rx_bytes,
-        network_tx_bytes,
-        block_read_bytes,
-        block_write_bytes,
-        pids,
-    ];
-    for (place, count) in counts.into_iter().enumerate() {
+    row.raw_bind_parameter(first + 1, metrics.cpu_cores.map(Real))?;
+    for (place, (_, count)) in metrics.counts().into_iter().enumerate() {
         row.raw_bind_parameter(first + 2 + place, count.map(Count))?;
     }
     Ok(())

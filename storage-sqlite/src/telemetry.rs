@@ -265,7 +265,7 @@ struct Containers<'a> {
     connection: &'a Connection,
     wanted: Wanted,
     /// By their keys: a host's reports name the same ones again and again.
-    ids: HashMap<i64, String>,
+    ids: HashMap<i64, Option<String>>,
 }
 
 impl<'a> Containers<'a> {
@@ -295,17 +295,21 @@ impl<'a> Containers<'a> {
         let found = snapshot::read(self.connection, report_id, self.wanted)?;
         let mut snapshots = Vec::with_capacity(found.len());
         for (key, metrics) in found {
-            snapshots.push(ContainerSnapshot { container_id: self.id(key)?, metrics });
+            // Without a row that says whose they are, somebody has deleted it past the store; the others are not to blame.
+            if let Some(container_id) = self.id(key)? {
+                snapshots.push(ContainerSnapshot { container_id, metrics });
+            }
         }
         snapshots.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
         Ok(snapshots)
     }
 
-    fn id(&mut self, key: i64) -> Result<String, Failure> {
+    fn id(&mut self, key: i64) -> Result<Option<String>, Failure> {
         if let Some(id) = self.ids.get(&key) {
             return Ok(id.clone());
         }
-        let id: String = self.connection.prepare_cached(CONTAINER_ID)?.query_row([key], |row| row.get(0))?;
+        let mut statement = self.connection.prepare_cached(CONTAINER_ID)?;
+        let id: Option<String> = statement.query_row([key], |row| row.get(0)).optional()?;
         self.ids.insert(key, id.clone());
         Ok(id)
     }

@@ -106,6 +106,12 @@ async fn every_number_of_every_container_is_read_back() {
     let expected: Vec<_> = reports.iter().flat_map(|report| numbers(report, None)).map(line).collect();
     assert_eq!(seen, [Some(expected.join(";"))]);
 
+    // A container's row that is deleted by hand takes the name of its numbers along, and nothing else.
+    hand.run("DELETE FROM containers WHERE container_id = 'container 01'");
+    let left = store.list_telemetry(&query).await.unwrap().items;
+    let left: Vec<_> = left.iter().map(|snapshot| snapshot.containers.len()).collect();
+    assert_eq!(left, [0, 29, 1, 10, 11, 12, 1, 24]);
+
     // And nothing stays behind of what is pruned.
     let prune = Prune { snapshots_before: at(5), ..prune_nothing() };
     while store.prune(&prune).await.unwrap().more {}

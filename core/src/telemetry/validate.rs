@@ -205,30 +205,9 @@ fn validate_container(container: &Container, index: usize) -> Result<(), FieldEr
 }
 
 fn validate_container_metrics(metrics: &ContainerMetrics, index: usize) -> Result<(), FieldError> {
-    let ContainerMetrics {
-        cpu_cores,
-        memory_used_bytes,
-        memory_limit_bytes,
-        network_rx_bytes,
-        network_tx_bytes,
-        block_read_bytes,
-        block_write_bytes,
-        pids,
-    } = metrics;
     let at = |name: &'static str| move || format!("/containers/{index}/metrics/{name}");
-    not_negative(*cpu_cores, at("cpu_cores"))?;
-    for (name, value) in [
-        ("memory_used_bytes", memory_used_bytes),
-        ("memory_limit_bytes", memory_limit_bytes),
-        ("network_rx_bytes", network_rx_bytes),
-        ("network_tx_bytes", network_tx_bytes),
-        ("block_read_bytes", block_read_bytes),
-        ("block_write_bytes", block_write_bytes),
-        ("pids", pids),
-    ] {
-        counter(*value, at(name))?;
-    }
-    Ok(())
+    not_negative(metrics.cpu_cores, at("cpu_cores"))?;
+    metrics.counts().into_iter().try_for_each(|(name, value)| counter(value, at(name)))
 }
 
 fn validate_agent(agent: &AgentReport) -> Result<(), FieldError> {
