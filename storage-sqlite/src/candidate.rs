@@ -49,17 +49,18 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &CandidateQuery) ->
     let ids: Vec<_> = places.into_iter().filter(|place| place.eligible).map(|place| place.id).collect();
 
     let mut records = HashMap::new();
-    let mut report_ids = Vec::new();
+    let (mut by_key, mut report_ids) = (HashMap::new(), Vec::new());
     // A statement has a bound on its parameters, a query has none.
     for ids in ids.chunks(1_000) {
-        for (record, report_id) in host::records(connection, ids)? {
+        for (record, host_key, report_id) in host::records(connection, ids)? {
+            by_key.insert(host_key, record.host.id);
             report_ids.extend(report_id);
             records.insert(record.host.id, (record, None));
         }
     }
     for report_ids in report_ids.chunks(1_000) {
-        for (host_id, recorded_at, metrics) in measured(connection, report_ids)? {
-            if let Some((record, newest)) = records.get_mut(&host_id)
+        for (host_key, recorded_at, metrics) in measured(connection, report_ids)? {
+            if let Some((record, newest)) = by_key.get(&host_key).and_then(|host_id| records.get_mut(host_id))
                 && record.presence.newest_report_at == Some(recorded_at.0)
             {
                 *newest = Some(metrics);
@@ -185,8 +186,8 @@ type Counts = (
     Option<Count>,
 );
 
-/// The machine's numbers in these reports.
-fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec<(HostId, At, HostMetrics)>, Failure> {
+/// The machine's numbers in these reports, by the keys of their hosts.
+fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec<(i64, At, HostMetrics)>, Failure> {
     let reals = (snapshots::cpu_percent, snapshots::load_1m, snapshots::load_5m, snapshots::load_15m);
     let counts = (
         snapshots::memory_used_bytes,
@@ -201,11 +202,11 @@ fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec
     );
     let rows = snapshots::table
         .filter(snapshots::report_id.eq_any(report_ids))
-        .select((snapshots::host_id, snapshots::recorded_at, reals, counts))
-        .load::<(Id, At, Reals, Counts)>(connection)?;
+        .select((snapshots::host_key, snapshots::recorded_at, reals, counts))
+        .load::<(i64, At, Reals, Counts)>(connection)?;
     let real = |real: Option<Real>| real.map(|real| real.0);
     let count = |count: Option<Count>| count.map(|count| count.0);
-    let decode = |(id, at, reals, counts): (Id, At, Reals, Counts)| {
+    let decode = |(host_key, at, reals, counts): (i64, At, Reals, Counts)| {
         let metrics = HostMetrics {
             cpu_percent: real(reals.0),
             load_1m: real(reals.1),
@@ -221,7 +222,7 @@ fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec
             network_tx_bytes: count(counts.7),
             uptime_seconds: count(counts.8),
         };
-        (id.into(), at, metrics)
+        (host_key, at, metrics)
     };
     Ok(rows.into_iter().map(decode).collect())
 }

@@ -23,7 +23,7 @@ use crate::{agent_token, event};
 /// What contact has to know of a host, all of it in one row: that and nothing else is read for a host that goes on as it
 /// did.
 const HEAD: &str = concat!(
-    "SELECT p.archived, p.facts_version, ",
+    "SELECT p.archived, p.facts_version, p.host_key, ",
     presence_columns!(),
     " FROM host_presence AS p WHERE p.host_id = ?"
 );
@@ -69,6 +69,8 @@ pub(crate) struct Visited {
 pub(crate) struct Visit {
     /// Which.
     pub(crate) host_id: HostId,
+    /// What snapshots name it by.
+    pub(crate) host_key: i64,
     /// What it shows of itself.
     pub(crate) presence: PresenceState,
     is_archived: bool,
@@ -163,9 +165,10 @@ impl Visit {
         let mut rows = head.query([Id::from(host_id)])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let Count(version) = row.get(1)?;
-        let presence = PresenceState::read(host_id, row, 2)?;
+        let presence = PresenceState::read(host_id, row, 3)?;
         Ok(Some(Self {
             host_id,
+            host_key: row.get(2)?,
             is_archived: row.get(0)?,
             facts: Facts { version, told: remembered.facts.find(host_id, version), known: None, changed: false },
             described: remembered.described.find(host_id, presence.containers_version.0),

@@ -227,7 +227,11 @@ impl Containers {
 
 /// `list_containers`.
 pub(crate) fn list(connection: &mut Connection, query: &ContainerQuery) -> Result<Page<ContainerRecord>, Failure> {
-    const NEWEST: &str = "SELECT newest_report_id, last_complete_at FROM host_presence WHERE host_id = ?";
+    // The report, and not its id alone: after it was pruned, SQLite may give that to another one.
+    const NEWEST: &str = "SELECT s.report_id, p.last_complete_at
+         FROM host_presence AS p LEFT JOIN host_metric_snapshots AS s
+             ON s.report_id = p.newest_report_id AND s.host_key = p.host_key AND s.recorded_at = p.newest_report_at
+         WHERE p.host_id = ?";
     const PAGE: &str = concat!(
         "SELECT ",
         columns!(),

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use diesel::dsl::max;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use enlist_core::host::{Host, HostKind, Lifecycle, Tag};
 use enlist_core::liveness::LivenessWindow;
 use enlist_core::store::{Expected, HostLookup, HostRecord, Revision, StoreErrorKind};
@@ -110,7 +112,8 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
         Expected::Absent => {
             let made = diesel::insert_into(hosts::table).values(&row).execute(connection);
             made.map_err(|error| first_clash(connection, host, error.into()))?;
-            diesel::insert_into(host_presence::table).values(&PresenceRow::new(host)).execute(connection)?;
+            let presence = PresenceRow::new(host, unused_key(connection)?);
+            diesel::insert_into(host_presence::table).values(&presence).execute(connection)?;
         }
         Expected::Revision(revision) => {
             let guarded = hosts::table.find(row.id).filter(hosts::revision.eq(Count(revision.get())));
@@ -121,6 +124,13 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
         }
     }
     put_tags(connection, host)
+}
+
+/// A key that no host has, nor any that was deleted and of which there are still snapshots.
+fn unused_key(connection: &mut SqliteConnection) -> Result<i64, Failure> {
+    let of_hosts = host_presence::table.select(max(host_presence::host_key)).get_result::<Option<i64>>(connection)?;
+    let of_deleted = deleted_hosts::table.select(max(deleted_hosts::host_key)).get_result::<Option<i64>>(connection)?;
+    Ok(of_hosts.max(of_deleted).unwrap_or_default() + 1)
 }
 
 /// Of several clashes SQLite reports whichever index it meets first; the contract wants the name's before the others.
@@ -144,8 +154,14 @@ pub(crate) fn delete(
     at: Timestamp,
 ) -> Result<(), Failure> {
     let id = Id::from(id);
+    let entry = host_presence::table.find(id).select((
+        host_presence::host_id,
+        host_presence::host_key,
+        At(at).into_sql::<BigInt>(),
+    ));
     diesel::insert_into(deleted_hosts::table)
-        .values((deleted_hosts::host_id.eq(id), deleted_hosts::deleted_at.eq(At(at))))
+        .values(entry)
+        .into_columns((deleted_hosts::host_id, deleted_hosts::host_key, deleted_hosts::deleted_at))
         .execute(connection)?;
     let guarded = hosts::table.find(id).filter(hosts::revision.eq(Count(expected.get())));
     if diesel::delete(guarded).execute(connection)? == 0 {
@@ -178,11 +194,11 @@ pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Re
     record(row, tags).map(Some)
 }
 
-/// These hosts, each with the row of its newest report; as many as a statement may have parameters.
+/// These hosts, each with the key that its snapshots name it by, and the row of its newest report; as many as a statement may have parameters.
 pub(crate) fn records(
     connection: &mut SqliteConnection,
     ids: &[Id],
-) -> Result<Vec<(HostRecord, Option<i64>)>, Failure> {
+) -> Result<Vec<(HostRecord, i64, Option<i64>)>, Failure> {
     let rows = hosts::table
         .inner_join(host_presence::table)
         .filter(hosts::id.eq_any(ids))
@@ -191,9 +207,9 @@ pub(crate) fn records(
     let mut tags = tags_of_all(connection, ids.iter().copied())?;
     rows.into_iter()
         .map(|row| {
-            let newest_report_id = row.2.newest_report_id;
+            let PresenceRow { host_key, newest_report_id, .. } = row.2;
             let tags = tags.remove(&HostId::from(row.0.id)).unwrap_or_default();
-            Ok((record(row, tags)?, newest_report_id))
+            Ok((record(row, tags)?, host_key, newest_report_id))
         })
         .collect()
 }

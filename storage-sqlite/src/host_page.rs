@@ -24,7 +24,7 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     let mut items = Vec::with_capacity(ids.len());
     // A statement has a bound on its parameters, a page has none.
     for ids in ids.chunks(1_000) {
-        items.extend(host::records(connection, ids)?.into_iter().map(|(record, _)| record));
+        items.extend(host::records(connection, ids)?.into_iter().map(|(record, ..)| record));
     }
     items.sort_unstable_by_key(|record| record.host.id);
     Ok(Page { items, more: places.more })

@@ -26,6 +26,8 @@ pub(crate) use presence_columns;
 #[diesel(check_for_backend(diesel::sqlite::Sqlite))]
 pub(crate) struct PresenceRow {
     host_id: Id,
+    /// What snapshots name the host by.
+    pub(crate) host_key: i64,
     presence: String,
     last_seen_at: Option<At>,
     unreachable_since: Option<At>,
@@ -40,9 +42,10 @@ pub(crate) struct PresenceRow {
 
 impl PresenceRow {
     /// Of a host that was just made: Pending.
-    pub(crate) fn new(host: &Host) -> Self {
+    pub(crate) fn new(host: &Host, host_key: i64) -> Self {
         Self {
             host_id: host.id.into(),
+            host_key,
             presence: Status::Pending.as_str().to_owned(),
             last_seen_at: None,
             unreachable_since: None,

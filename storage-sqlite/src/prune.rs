@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Binary, Bool};
+use diesel::sql_types::BigInt;
 use enlist_core::store::{Page, Prune, Pruned};
 
 use crate::column::{At, Id, overread};
@@ -51,53 +51,100 @@ pub(crate) fn prune(connection: &mut SqliteConnection, prune: &Prune) -> Result<
     })
 }
 
-#[derive(Debug, QueryableByName)]
-struct OldSnapshot {
-    #[diesel(sql_type = BigInt)]
-    report_id: i64,
-    #[diesel(sql_type = Binary)]
-    host_id: Id,
-    /// Whether it is what its host's presence calls the newest.
-    #[diesel(sql_type = Bool)]
-    newest: bool,
-}
-
 /// Snapshots of deleted hosts, whatever their age, then those that are old.
 fn old_snapshots(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
-    // Both as text for the sake of CROSS JOIN, which SQLite takes as an order: from each host into the one index of
-    // its snapshots. There is none by time alone: it would cost every report. In the order of the hosts, or it would go
-    // to them by way of the index of their times, which does not hold what is asked for.
-    const OF_DELETED_HOSTS: &str = "SELECT s.report_id, s.host_id, 0 AS newest
-         FROM deleted_hosts d CROSS JOIN host_metric_snapshots s ON s.host_id = d.host_id
+    let mut all = Step { rows: 0, more: false };
+    for part in [snapshots_of_deleted_hosts, first_snapshots, other_snapshots] {
+        let step = part(connection, prune, prune.limit.saturating_sub(all.rows))?;
+        all = Step { rows: all.rows + step.rows, more: step.more };
+        if all.more {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn snapshots_of_deleted_hosts(connection: &mut SqliteConnection, _: &Prune, room: usize) -> Result<Step, Failure> {
+    // As text for the sake of CROSS JOIN, which SQLite takes as an order: from each host into the one index of its
+    // snapshots.
+    const IDS: &str = "SELECT s.report_id
+         FROM deleted_hosts d CROSS JOIN host_metric_snapshots s ON s.host_key = d.host_key
          LIMIT ?";
-    const OLD: &str = "SELECT s.report_id, s.host_id, s.report_id IS p.newest_report_id AS newest
-         FROM host_presence p CROSS JOIN host_metric_snapshots s ON s.host_id = p.host_id AND s.recorded_at < ?
+    let ids = sql_query(IDS).bind::<BigInt, _>(overread(room)).load(connection)?;
+    delete_one_by_one(connection, Page::of_overread(ids, room))
+}
+
+/// Old snapshots from the beginning of the table on, up to the first that is not: nearly all that are old, since reports come
+/// in about the order in which they were measured. They lie side by side, and go together.
+fn first_snapshots(connection: &mut SqliteConnection, prune: &Prune, room: usize) -> Result<Step, Failure> {
+    // The first report that has rows beyond as many as may go.
+    const TOO_FAR: &str = "SELECT report_id FROM report_containers_more
+         WHERE report_id BETWEEN ? AND ? ORDER BY report_id LIMIT 1 OFFSET ?";
+    let ids = host_metric_snapshots::table
+        .select((host_metric_snapshots::report_id, host_metric_snapshots::recorded_at))
+        .order(host_metric_snapshots::report_id)
+        .limit(overread(room))
+        .load::<(i64, At)>(connection)?;
+    let old = ids.into_iter().take_while(|(_, recorded_at)| recorded_at.0 < prune.snapshots_before);
+    let mut ids = Page::of_overread(old.map(|(report_id, _)| report_id).collect(), room);
+    let (Some(from), Some(to)) = (ids.items.first(), ids.items.last()) else {
+        return Ok(Step { rows: 0, more: ids.more });
+    };
+    let most = i64::try_from(MOST).unwrap_or(i64::MAX);
+    let too_far = sql_query(TOO_FAR).bind::<BigInt, _>(from).bind::<BigInt, _>(to).bind::<BigInt, _>(most);
+    let too_far: Option<ReportId> = too_far.get_result(connection).optional()?;
+    if let Some(ReportId { report_id }) = too_far {
+        // The first of them goes all the same, or none ever would.
+        let end = ids.items.partition_point(|id| *id < report_id).max(1);
+        ids.more |= end < ids.items.len();
+        ids.items.truncate(end);
+    }
+    if let (Some(from), Some(to)) = (ids.items.first(), ids.items.last()) {
+        delete_snapshots(connection, *from, *to)?;
+    }
+    Ok(Step { rows: ids.items.len(), more: ids.more })
+}
+
+/// Old snapshots that came late, or behind one that is not old.
+fn other_snapshots(connection: &mut SqliteConnection, prune: &Prune, room: usize) -> Result<Step, Failure> {
+    // By way of the hosts: an index by time alone would cost every report. In the order of the hosts, or SQLite would go to
+    // them by way of some other index.
+    const IDS: &str = "SELECT s.report_id
+         FROM host_presence p CROSS JOIN host_metric_snapshots s ON s.host_key = p.host_key AND s.recorded_at < ?
          ORDER BY p.host_id
          LIMIT ?";
-    let limit = overread(prune.limit);
-    let mut found: Vec<OldSnapshot> = sql_query(OF_DELETED_HOSTS).bind::<BigInt, _>(limit).load(connection)?;
     let before = At(prune.snapshots_before);
-    found.extend(sql_query(OLD).bind::<BigInt, _>(before).bind::<BigInt, _>(limit).load::<OldSnapshot>(connection)?);
-    let found = Page::of_overread(found, prune.limit);
+    let ids = sql_query(IDS).bind::<BigInt, _>(before).bind::<BigInt, _>(overread(room)).load(connection)?;
+    delete_one_by_one(connection, Page::of_overread(ids, room))
+}
+
+#[derive(Debug, QueryableByName)]
+struct ReportId {
+    #[diesel(sql_type = BigInt)]
+    report_id: i64,
+}
+
+fn delete_one_by_one(connection: &mut SqliteConnection, ids: Page<ReportId>) -> Result<Step, Failure> {
     let (mut rows, mut numbers) = (0, 0);
-    let all = found.items.len();
-    for OldSnapshot { report_id, host_id, newest } in found.items {
+    for ReportId { report_id } in &ids.items {
         if numbers >= MOST {
             break;
         }
-        if newest {
-            // SQLite may give the id again, and another report's numbers would stand as the newest.
-            diesel::update(host_presence::table.find(host_id))
-                .set(host_presence::newest_report_id.eq(None::<i64>))
-                .execute(connection)?;
-        }
-        numbers += diesel::delete(report_containers::table.find(report_id)).execute(connection)?;
-        let more = report_containers_more::table.filter(report_containers_more::report_id.eq(report_id));
-        numbers += diesel::delete(more).execute(connection)?;
-        diesel::delete(host_metric_snapshots::table.find(report_id)).execute(connection)?;
+        numbers += delete_snapshots(connection, *report_id, *report_id)?;
         rows += 1;
     }
-    Ok(Step { rows, more: found.more || rows < all })
+    Ok(Step { rows, more: ids.more || rows < ids.items.len() })
+}
+
+/// All that there are in a range, which nobody else may have a part in; how many rows of containers' numbers that were.
+fn delete_snapshots(connection: &mut SqliteConnection, from: i64, to: i64) -> Result<usize, Failure> {
+    let first = diesel::delete(report_containers::table.filter(report_containers::report_id.between(from, to)));
+    let more =
+        diesel::delete(report_containers_more::table.filter(report_containers_more::report_id.between(from, to)));
+    let numbers = first.execute(connection)? + more.execute(connection)?;
+    diesel::delete(host_metric_snapshots::table.filter(host_metric_snapshots::report_id.between(from, to)))
+        .execute(connection)?;
+    Ok(numbers)
 }
 
 fn containers_of_deleted_hosts(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
@@ -150,7 +197,8 @@ fn old_containers(connection: &mut SqliteConnection, prune: &Prune, room: usize)
 /// count nor raise a version.
 fn unused_keys(connection: &mut SqliteConnection, prune: &Prune) -> Result<Step, Failure> {
     let may_name = host_metric_snapshots::table
-        .filter(host_metric_snapshots::host_id.eq(containers::host_id))
+        .inner_join(host_presence::table.on(host_presence::host_key.eq(host_metric_snapshots::host_key)))
+        .filter(host_presence::host_id.eq(containers::host_id))
         .filter(host_metric_snapshots::recorded_at.nullable().le(containers::named_until));
     let keys = containers::table
         .filter(containers::name.is_null())
@@ -208,7 +256,7 @@ fn spent_install_tokens(connection: &mut SqliteConnection, prune: &Prune) -> Res
 }
 
 fn forget_hosts(connection: &mut SqliteConnection) -> Result<(), Failure> {
-    let snapshots = host_metric_snapshots::table.filter(host_metric_snapshots::host_id.eq(deleted_hosts::host_id));
+    let snapshots = host_metric_snapshots::table.filter(host_metric_snapshots::host_key.eq(deleted_hosts::host_key));
     let rows = containers::table.filter(containers::host_id.eq(deleted_hosts::host_id));
     let done = deleted_hosts::table.filter(not(exists(snapshots))).filter(not(exists(rows)));
     diesel::delete(done).execute(connection)?;

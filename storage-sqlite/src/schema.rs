@@ -105,6 +105,7 @@ table! {
 table! {
     host_presence (host_id) {
         host_id -> Binary,
+        host_key -> BigInt,
         presence -> Text,
         last_seen_at -> Nullable<BigInt>,
         unreachable_since -> Nullable<BigInt>,
@@ -144,7 +145,7 @@ table! {
 table! {
     host_metric_snapshots (report_id) {
         report_id -> BigInt,
-        host_id -> Binary,
+        host_key -> BigInt,
         recorded_at -> BigInt,
         received_at -> BigInt,
         cpu_percent -> Nullable<Double>,
@@ -191,6 +192,7 @@ table! {
 table! {
     deleted_hosts (host_id) {
         host_id -> Binary,
+        host_key -> BigInt,
         deleted_at -> BigInt,
     }
 }

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 
-use enlist_core::HostId;
 use enlist_core::container::ContainerMetrics;
 use enlist_core::store::{Append, AppendOutcome, Appended, Fingerprint, Page, SnapshotContainers, TelemetryQuery};
 use enlist_core::telemetry::{ContainerSnapshot, HostMetrics, HostSnapshot, Report};
@@ -19,7 +18,7 @@ use crate::transaction::immediate_report;
 
 const INSERT: &str = "
     INSERT INTO host_metric_snapshots (
-        host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
+        host_key, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
         memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
         network_tx_bytes, uptime_seconds, custom, agent)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -37,10 +36,11 @@ macro_rules! select {
     };
 }
 
-const ONE: &str = select!("host_id = ? AND recorded_at = ?");
+const ONE: &str = select!("host_key = ? AND recorded_at = ?");
 const RANGE: &str =
-    select!("host_id = ? AND recorded_at >= ? AND recorded_at < ? AND recorded_at > ? ORDER BY recorded_at LIMIT ?");
+    select!("host_key = ? AND recorded_at >= ? AND recorded_at < ? AND recorded_at > ? ORDER BY recorded_at LIMIT ?");
 
+const HOST_KEY: &str = "SELECT host_key FROM host_presence WHERE host_id = ?";
 const CONTAINER_KEY: &str = "SELECT container_key FROM containers WHERE host_id = ? AND container_id = ?";
 const CONTAINER_ID: &str = "SELECT container_id FROM containers WHERE container_key = ?";
 
@@ -120,14 +120,14 @@ impl<'a> Rows<'a> {
     ) -> Result<AppendOutcome, Failure> {
         let newest = visit.presence.newest_report_at.is_none_or(|newest| report.recorded_at > newest.0);
         // A report that is newer than the newest one was not stored before.
-        if !newest && let Some(stored) = stored(self.transaction, visit.host_id, At(report.recorded_at))? {
+        if !newest && let Some(stored) = stored(self.transaction, visit.host_key, At(report.recorded_at))? {
             return Ok(if stored.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict });
         }
         let fingerprints = remembered.described.fingerprints(&report.containers);
         if newest {
             describe(self.transaction, remembered, visit, report, &fingerprints, received_at)?;
         }
-        insert(&mut self.report, visit.host_id, report, received_at)?;
+        insert(&mut self.report, visit.host_key, report, received_at)?;
         let report_id = self.transaction.last_insert_rowid();
         self.containers.insert(report_id, &keyed(self.transaction, visit, report, &fingerprints)?)?;
         // Not newer than the newest, and yet of its time: that one was pruned, and this is it again.
@@ -171,7 +171,7 @@ fn describe(
 }
 
 /// Appends the report's own row.
-fn insert(row: &mut Statement<'_>, host_id: HostId, report: &Report, received_at: At) -> Result<(), Failure> {
+fn insert(row: &mut Statement<'_>, host_key: i64, report: &Report, received_at: At) -> Result<(), Failure> {
     // JSON has no word for them, and serde would write `null`, which could not be read back.
     if !report.host.custom.values().all(|value| value.is_finite()) {
         return Err(Failure::Invalid("a custom number is finite"));
@@ -191,7 +191,7 @@ fn insert(row: &mut Statement<'_>, host_id: HostId, report: &Report, received_at
         metrics.network_tx_bytes,
         metrics.uptime_seconds,
     ];
-    row.raw_bind_parameter(1, Id::from(host_id))?;
+    row.raw_bind_parameter(1, host_key)?;
     row.raw_bind_parameter(2, At(report.recorded_at))?;
     row.raw_bind_parameter(3, received_at)?;
     bind(row, 4, reals.map(|real| real.map(Real)))?;
@@ -241,18 +241,15 @@ fn keyed(
 pub(crate) fn list(connection: &mut Connection, query: &TelemetryQuery) -> Result<Page<HostSnapshot>, Failure> {
     // Of one moment.
     let transaction = connection.transaction()?;
-    let host_id = Id::from(query.host_id);
-    // What a deleted host reported is removed later, and not shown until then.
-    let known: bool =
-        transaction.query_row("SELECT EXISTS (SELECT 1 FROM hosts WHERE id = ?)", [host_id], |row| row.get(0))?;
-    if !known {
-        return Ok(Page { items: Vec::new(), more: false });
-    }
+    // What a deleted host reported is removed later, and not shown until then: it has no presence any more.
+    let mut statement = transaction.prepare_cached(HOST_KEY)?;
+    let host_key: Option<i64> = statement.query_row([Id::from(query.host_id)], |row| row.get(0)).optional()?;
+    let Some(host_key) = host_key else { return Ok(Page { items: Vec::new(), more: false }) };
     let mut containers = Containers::of(&transaction, query)?;
     // Before all times that there are.
     let after = query.after.map_or(-1, |after| after.unix_micros());
     let mut statement = transaction.prepare_cached(RANGE)?;
-    let mut rows = statement.query(params![host_id, At(query.from), At(query.to), after, overread(query.limit)])?;
+    let mut rows = statement.query(params![host_key, At(query.from), At(query.to), after, overread(query.limit)])?;
     let mut snapshots = Vec::new();
     while let Some(row) = rows.next()? {
         snapshots.push(decode(row, &mut containers)?);
@@ -315,11 +312,10 @@ impl<'a> Containers<'a> {
     }
 }
 
-fn stored(connection: &Connection, host_id: HostId, at: At) -> Result<Option<HostSnapshot>, Failure> {
+fn stored(connection: &Connection, host_key: i64, at: At) -> Result<Option<HostSnapshot>, Failure> {
     let mut statement = connection.prepare_cached(ONE)?;
     let mut containers = Containers::all(connection);
-    let decoded =
-        statement.query_row(params![Id::from(host_id), at], |row| Ok(decode(row, &mut containers))).optional()?;
+    let decoded = statement.query_row(params![host_key, at], |row| Ok(decode(row, &mut containers))).optional()?;
     decoded.transpose()
 }
 

@@ -351,3 +351,53 @@ async fn snapshots_of_every_host_go_to_the_row() {
         assert_eq!(times, [at(3), at(4)]);
     }
 }
+
+/// From the beginning of the table on, and wherever else: behind one that is not old, and of an agent that caught up late.
+#[tokio::test]
+async fn old_snapshots_go_whatever_the_order_in_which_they_came() {
+    for limit in [1, 2, 3, 100] {
+        let (file, store, host, _) = enrolled().await;
+        let other = sample::host("other");
+        sample::create(&store, &other).await;
+        for seconds in [1, 2, 10, 3, 4, 11, 5] {
+            append(&store, &host, complete(seconds, &["x"])).await;
+            append(&store, &other, complete(seconds + 1, &["y"])).await;
+        }
+        let asked = Prune { snapshots_before: at(5), limit, ..prune_nothing() };
+        let mut rows = Vec::new();
+        loop {
+            let pruned = store.prune(&asked).await.unwrap();
+            rows.push(pruned.rows);
+            if !pruned.more {
+                break;
+            }
+        }
+        // 1 to 4 of the one, 2 to 4 of the other; as many in each call as it may.
+        let full = 7 / limit;
+        assert_eq!(rows[..full], vec![limit as u64; full]);
+        assert_eq!(rows.iter().sum::<u64>(), 7);
+        for (host, left) in [(&host, [5, 10, 11].as_slice()), (&other, &[5, 6, 11, 12])] {
+            let times: Vec<_> = telemetry(&store, host).await.iter().map(|snapshot| snapshot.recorded_at).collect();
+            assert_eq!(times, left.iter().map(|seconds| at(*seconds)).collect::<Vec<_>>());
+        }
+        assert_eq!(file.by_hand().count("report_containers"), 7);
+    }
+}
+
+/// A call has the writer for no longer than about 20,000 rows take, however many containers reports have.
+#[tokio::test]
+async fn reports_of_many_containers_go_a_few_at_a_time() {
+    let (file, store, host, _) = enrolled().await;
+    let names: Vec<_> = (0..512).map(|number| format!("container {number:03}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let appends = (1..=45).map(|seconds| sample::append(&host, complete(seconds, &names))).collect();
+    store.append(appends).await.unwrap();
+    // Twelve of a report's stand in one row.
+    let mut hand = file.by_hand();
+    assert_eq!(hand.count("report_containers_more"), 45 * 500);
+    let asked = Prune { snapshots_before: at(46), limit: 1_000, ..prune_nothing() };
+    assert_eq!(store.prune(&asked).await.unwrap(), Pruned { rows: 40, more: true });
+    assert_eq!(hand.count("report_containers_more"), 5 * 500);
+    assert_eq!(store.prune(&asked).await.unwrap(), Pruned { rows: 5, more: false });
+    assert_eq!(hand.count("report_containers_more"), 0);
+}

@@ -275,10 +275,11 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "containers(host_id,container_id)",
         "containers(named_until)",
         "containers(removed_at)",
-        "host_metric_snapshots(host_id,recorded_at)",
+        "host_metric_snapshots(host_key,recorded_at)",
         "host_presence(archived,host_id)",
         "host_presence(archived,presence,host_id)",
         "host_presence(host_id)",
+        "host_presence(host_key)",
         "host_presence(sweep_minute)",
         "host_presence(sweep_minute)",
         "report_containers_more(report_id,container_key)",
@@ -307,7 +308,7 @@ async fn whether_a_host_is_archived_is_restated_with_its_presence() {
     assert_eq!(restated(&mut hand).as_deref(), Some("0"));
 }
 
-const ENTER: &str = "INSERT INTO deleted_hosts (host_id, deleted_at) SELECT id, 1 FROM hosts";
+const ENTER: &str = "INSERT INTO deleted_hosts SELECT host_id, host_key, 1 FROM host_presence";
 
 /// Whoever writes it, also one of the version before, and also by the cascade of its host.
 #[tokio::test]
@@ -341,9 +342,16 @@ async fn a_host_goes_only_once_its_history_is_to_be_removed_and_its_id_does_not_
     let (_file, mut hand, _) = enrolled().await;
     assert!(hand.refusal("DELETE FROM hosts").contains("deleted_hosts"));
     hand.run("CREATE TEMP TABLE gone AS SELECT * FROM hosts");
+    hand.run("CREATE TEMP TABLE presence AS SELECT * FROM host_presence");
+    // Under another key its snapshots would never be found.
+    hand.run("INSERT INTO deleted_hosts SELECT host_id, host_key + 1, 1 FROM host_presence");
+    assert!(hand.refusal("DELETE FROM hosts").contains("deleted_hosts"));
+    hand.run("DELETE FROM deleted_hosts");
     hand.run(ENTER);
     hand.run("DELETE FROM hosts");
     assert!(hand.refusal("INSERT INTO hosts SELECT * FROM gone").contains("not given again"));
+    // Nor its key to another one, which would be shown its past.
+    assert!(hand.refusal("INSERT INTO host_presence SELECT * FROM presence").contains("not given again"));
     hand.run("DELETE FROM deleted_hosts; INSERT INTO hosts SELECT * FROM gone;");
 }
 

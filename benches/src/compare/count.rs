@@ -58,14 +58,13 @@ pub(crate) async fn count(place: &Place, contestant: Contestant) -> Result<Rows,
         Place::Sqlite(_) => {
             let connection = Connection::open(place.file().ok_or("a file")?)?;
             let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|count| count as u64);
-            let [reports, distinct, containers] = statements(contestant, "").map(|statement| count(&statement));
+            let [reports, distinct, containers] = statements(contestant, None).map(|statement| count(&statement));
             Ok(Rows { reports: reports?, distinct: distinct?, containers: containers? })
         }
         Place::Postgres(database) => {
             let mut connection = PgConnection::connect(database.url()).await?;
-            let schema = if contestant == Contestant::Enlist { "enlist." } else { "" };
             let mut counts = [0; 3];
-            for (count, statement) in counts.iter_mut().zip(statements(contestant, schema)) {
+            for (count, statement) in counts.iter_mut().zip(statements(contestant, Some("enlist."))) {
                 let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_one(&mut connection).await?;
                 *count = rows as u64;
             }
@@ -76,15 +75,21 @@ pub(crate) async fn count(place: &Place, contestant: Contestant) -> Result<Rows,
     }
 }
 
-/// Reports, distinct reports and containers' numbers.
-fn statements(contestant: Contestant, schema: &str) -> [String; 3] {
+/// Reports, distinct reports and containers' numbers, with the schema that Enlist has on PostgreSQL.
+fn statements(contestant: Contestant, of_postgres: Option<&str>) -> [String; 3] {
     let (hosts, containers) = match contestant {
         Contestant::Baseline => ("host_snapshots", "container_snapshots"),
         Contestant::Enlist => ("host_metric_snapshots", "container_metric_snapshots"),
     };
+    let (schema, host) = match (contestant, of_postgres) {
+        (Contestant::Baseline, _) => ("", "host_id"),
+        (Contestant::Enlist, Some(schema)) => (schema, "host_id"),
+        // There it is a short key of it.
+        (Contestant::Enlist, None) => ("", "host_key"),
+    };
     [
         format!("SELECT count(*) FROM {schema}{hosts}"),
-        format!("SELECT count(*) FROM (SELECT DISTINCT host_id, recorded_at FROM {schema}{hosts}) AS once"),
+        format!("SELECT count(*) FROM (SELECT DISTINCT {host}, recorded_at FROM {schema}{hosts}) AS once"),
         format!("SELECT count(*) FROM {schema}{containers}"),
     ]
 }

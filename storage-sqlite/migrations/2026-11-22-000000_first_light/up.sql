@@ -212,6 +212,9 @@ CREATE INDEX events_host ON events (host_id) WHERE host_id IS NOT NULL;
 -- A row of its own beside the host's: it is rewritten with every report, by another owner, and never under the revision.
 CREATE TABLE host_presence (
     host_id            BLOB    NOT NULL PRIMARY KEY REFERENCES hosts (id) ON DELETE CASCADE,
+    -- What snapshots name the host by: a few bytes instead of 16, and compared at once. Never changed, and never given again
+    -- while there is a snapshot that has it.
+    host_key           INTEGER NOT NULL UNIQUE CHECK (host_key > 0),
     presence           TEXT    NOT NULL CHECK (presence IN ('pending', 'online', 'unreachable')),
     -- By the server's clock.
     last_seen_at       INTEGER,
@@ -219,7 +222,8 @@ CREATE TABLE host_presence (
     unreachable_since  INTEGER,
     -- `recorded_at` of the newest stored report: kept when that report itself is pruned.
     newest_report_at   INTEGER,
-    -- Its row. No foreign key, for the same reason; a join that finds nothing means "no numbers".
+    -- Its row. No foreign key, for the same reason, and what is found under it may be another's: it counts if host and time
+    -- are these.
     newest_report_id   INTEGER,
     -- When the newest report that named all containers arrived: the containers that are not removed were in it, so
     -- that their rows need not be rewritten to say so.
@@ -290,7 +294,8 @@ CREATE INDEX containers_present ON containers (host_id) WHERE removed_at IS NULL
 CREATE TABLE host_metric_snapshots (
     -- Rises with every report of any host, so that rows are appended at the end of the file.
     report_id            INTEGER PRIMARY KEY,
-    host_id              BLOB    NOT NULL CHECK (length(host_id) = 16),
+    -- Of `host_presence`, or of `deleted_hosts`.
+    host_key             INTEGER NOT NULL,
     recorded_at          INTEGER NOT NULL,
     received_at          INTEGER NOT NULL,
     cpu_percent          REAL,
@@ -311,7 +316,7 @@ CREATE TABLE host_metric_snapshots (
     -- Null: the report said nothing of its agent.
     agent                TEXT CHECK (json_valid(agent)),
     -- A report's identity, and the one index that reads need.
-    UNIQUE (host_id, recorded_at)
+    UNIQUE (host_key, recorded_at)
 ) STRICT;
 
 -- A report's containers in one row at the end of the file, the first twelve of them: what a row costs SQLite, its numbers

@@ -18,18 +18,28 @@ CREATE INDEX tombstones_deleted_at ON tombstones (deleted_at);
 -- Hosts whose containers and snapshots are still to be removed. A row goes when nothing is left of its host.
 CREATE TABLE deleted_hosts (
     host_id    BLOB    NOT NULL PRIMARY KEY CHECK (length(host_id) = 16),
+    -- What its snapshots name it by.
+    host_key   INTEGER NOT NULL UNIQUE,
     deleted_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Without its entry, what a host reported would stay for ever, and nothing would ever look for it.
 CREATE TRIGGER hosts_entered_first BEFORE DELETE ON hosts
-WHEN NOT EXISTS (SELECT 1 FROM deleted_hosts WHERE host_id = OLD.id) BEGIN
+WHEN NOT EXISTS (
+    SELECT 1 FROM deleted_hosts AS d JOIN host_presence AS p USING (host_id, host_key) WHERE host_id = OLD.id) BEGIN
     SELECT RAISE(ABORT, 'a host is entered in deleted_hosts before it goes');
 END;
 -- A host of the same id would be shown the other's past, and would lose its own to the next prune.
 CREATE TRIGGER hosts_id_once BEFORE INSERT ON hosts
 WHEN EXISTS (SELECT 1 FROM deleted_hosts WHERE host_id = NEW.id) BEGIN
     SELECT RAISE(ABORT, 'the id of a deleted host is not given again');
+END;
+CREATE TRIGGER host_presence_key_once BEFORE INSERT ON host_presence
+WHEN EXISTS (SELECT 1 FROM deleted_hosts WHERE host_key = NEW.host_key) BEGIN
+    SELECT RAISE(ABORT, 'the key of a deleted host is not given again');
+END;
+CREATE TRIGGER host_presence_key_fixed BEFORE UPDATE OF host_key ON host_presence WHEN NEW.host_key <> OLD.host_key BEGIN
+    SELECT RAISE(ABORT, 'a host keeps its key');
 END;
 
 -- The register of hashes stays as it is, but for agent tokens of deleted hosts: those are seen for as long as there is
