@@ -69,7 +69,7 @@ impl Location {
         connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS.into()))?;
         connection.execute_batch(role.settings())?;
         // All that there are stay prepared, and a few that there may be.
-        connection.set_prepared_statement_cache_capacity(32);
+        connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     }
 

@@ -1,4 +1,5 @@
-//! The tables as diesel knows them; why they are so stands in `migrations/`.
+//! The tables as diesel knows them, but for those that only the connection of reports has to do with; why they are so stands
+//! in `migrations/`.
 //!
 //! A row that is unique by its condition is read with `get_result`, not `first`: that adds `LIMIT ?`, and a statement
 //! with a bound limit is compiled anew by SQLite at every use, cached or not, since the limit is part of its plan.
@@ -118,31 +119,6 @@ table! {
 }
 
 table! {
-    containers (container_key) {
-        container_key -> BigInt,
-        host_id -> Binary,
-        container_id -> Text,
-        name -> Nullable<Text>,
-        image -> Nullable<Text>,
-        image_tag -> Nullable<Text>,
-        state -> Nullable<Text>,
-        health -> Nullable<Text>,
-        restarts -> Nullable<BigInt>,
-        exit_code -> Nullable<BigInt>,
-        oom_killed -> Nullable<Bool>,
-        ports -> Nullable<Text>,
-        labels -> Nullable<Text>,
-        started_at -> Nullable<BigInt>,
-        finished_at -> Nullable<BigInt>,
-        error -> Nullable<Text>,
-        first_seen_at -> Nullable<BigInt>,
-        last_seen_at -> Nullable<BigInt>,
-        removed_at -> Nullable<BigInt>,
-        named_until -> Nullable<BigInt>,
-    }
-}
-
-table! {
     host_metric_snapshots (report_id) {
         report_id -> BigInt,
         host_key -> BigInt,
@@ -163,20 +139,6 @@ table! {
         uptime_seconds -> Nullable<BigInt>,
         custom -> Nullable<Text>,
         agent -> Nullable<Text>,
-    }
-}
-
-// The numbers are read by `snapshot` alone.
-table! {
-    report_containers (report_id) {
-        report_id -> BigInt,
-    }
-}
-
-table! {
-    report_containers_more (report_id, container_key) {
-        report_id -> BigInt,
-        container_key -> BigInt,
     }
 }
 
@@ -223,4 +185,3 @@ joinable!(host_presence -> hosts (host_id));
 joinable!(agent_tokens -> hosts (host_id));
 
 allow_tables_to_appear_in_same_query!(hosts, host_presence, host_tags, agent_tokens);
-allow_tables_to_appear_in_same_query!(containers, host_metric_snapshots, host_presence, deleted_hosts);

@@ -221,7 +221,7 @@ impl Store for SqliteStore {
 
     async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
         let prune = *prune;
-        self.write(move |connection| prune::prune(connection, &prune)).await
+        self.ingest(move |ingest| prune::prune(ingest, &prune)).await
     }
 
     async fn list_containers(&self, query: &ContainerQuery) -> Result<Page<ContainerRecord>, StoreError> {
@@ -240,14 +240,10 @@ impl Store for SqliteStore {
         self.read(|connection| Ok(schema_epoch::table.select(schema_epoch::epoch).get_result::<i64>(connection)?))
             .await?;
         // A write that changes something, or SQLite would skip it: a full or read-only disk shows itself here and not only
-        // with a report.
-        self.write(|connection| {
-            immediate(connection, |connection| {
-                diesel::update(schema_epoch::table)
-                    .set(schema_epoch::probes.eq(schema_epoch::probes + 1))
-                    .execute(connection)?;
-                Ok(())
-            })
+        // with a report. By the connection of these, whose cache another one's write would empty.
+        self.ingest(|ingest| {
+            ingest.connection.prepare_cached("UPDATE schema_epoch SET probes = probes + 1")?.execute([])?;
+            Ok(())
         })
         .await
     }
