@@ -95,7 +95,8 @@ impl Role {
     // synchronous=FULL: in WAL mode anything less loses acknowledged commits with the power.
     // wal_autocheckpoint: 128 MiB of pages, should `checkpoint` not keep up with what is written.
     // journal_size_limit: what one large transaction grew is given back to the disk.
-    // cache_size: negative, in KiB.
+    // cache_size: negative, in KiB. What reports touch is in it; a larger one costs them more than it spares, since a commit
+    // that has split a page goes through all of it as long as the file is smaller than 1 GiB.
     const fn settings(self) -> &'static str {
         match self {
             Self::Writer => {
@@ -114,10 +115,6 @@ impl Role {
         }
     }
 }
-
-/// What reports touch in a fleet of 100,000 hosts: a page of presence and one of the index of reports for each few hosts. Of
-/// the connection of reports alone, since what others touch is not asked for again and again.
-const REPORTS_CACHE_KIB: i32 = 40_960;
 
 /// What a thread talks to the database by: diesel for what is typed and rare, and for reports, of which there are
 /// thousands a second, statements that stay prepared. The two never have a transaction at the same time.
@@ -139,13 +136,7 @@ impl Connections {
     pub(crate) fn reports(&mut self) -> Result<&mut rusqlite::Connection, Failure> {
         let connection = match self.reports.take() {
             Some(connection) => connection,
-            None => {
-                let connection = self.location.open_raw(self.role)?;
-                if self.role == Role::Writer {
-                    connection.pragma_update(None, "cache_size", -REPORTS_CACHE_KIB)?;
-                }
-                connection
-            }
+            None => self.location.open_raw(self.role)?,
         };
         Ok(self.reports.insert(connection))
     }

@@ -19,7 +19,7 @@ const GROUP: usize = enlist_benches::floor::BATCH as usize;
 /// Reports that are made at a time, while no clock runs.
 const CHUNK: u64 = 2_000;
 /// Rows of a kind that one step of retention deletes: as the fleet's own.
-const STEP: usize = 1_000;
+const STEP: usize = 4_000;
 
 /// What to append.
 #[derive(Debug, clap::Args)]
