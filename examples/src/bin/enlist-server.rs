@@ -2,13 +2,15 @@
 
 #![allow(clippy::print_stdout, reason = "a program says where it listens")]
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{Parser, Subcommand};
 use enlist_examples::logging;
 use enlist_examples::server::{ServeArgs, Server, make_signing_key, terminated};
+use tokio::runtime::{Builder, Runtime};
 
 /// What a report allocates on one thread is freed on another, thousands of times a second.
 #[global_allocator]
@@ -33,12 +35,11 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Args { command } = Args::parse();
     logging::init("info");
     let result = match command {
-        Command::Serve(args) => serve(&args).await,
+        Command::Serve(args) => runtime(&args).map_err(Into::into).and_then(|runtime| runtime.block_on(serve(&args))),
         Command::MakeSigningKey { path } => make(&path),
     };
     match result {
@@ -50,6 +51,12 @@ async fn main() -> ExitCode {
     }
 }
 
+fn runtime(args: &ServeArgs) -> io::Result<Runtime> {
+    let beside_the_engine = || thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1));
+    let threads = args.worker_threads.map_or_else(beside_the_engine, usize::from);
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
+
 fn make(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     println!("made key {} in {}", make_signing_key(path)?, path.display());
     Ok(())
@@ -58,7 +65,7 @@ fn make(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
 async fn serve(args: &ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
     let mut server = Server::bind(args).await?;
     if let Some(token) = server.new_admin_token() {
-        let mut output = std::io::stdout();
+        let mut output = io::stdout();
         writeln!(output, "administrator's token, shown this once: {token}")?;
         output.flush()?;
     }

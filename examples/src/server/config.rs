@@ -15,6 +15,11 @@ pub struct ServeArgs {
     #[arg(long, env = "ENLIST_LISTEN", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
 
+    /// Threads that serve requests. By default one fewer than there are cores, but at least one: the engine needs a core too,
+    /// SQLite's writer in this process or a PostgreSQL beside it, and work that stays on its thread costs less.
+    #[arg(long, env = "ENLIST_WORKER_THREADS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub worker_threads: Option<u16>,
+
     /// Where the fleet is kept: `sqlite://PATH`, `postgres://USER@HOST/DATABASE`, or `memory:` for trying things out. A URL
     /// with a password belongs in the variable, since others can read a command line.
     #[arg(long, env = "ENLIST_DATABASE", default_value = "sqlite://enlist.db", hide_env_values = true)]

@@ -59,3 +59,20 @@ async fn head_is_answered_in_both_versions_of_http() {
         }
     }
 }
+
+/// As many as it is told to, on a machine of any size.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn requests_are_served_by_as_many_threads_as_it_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let threads = |id: u32| {
+        let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+        let names = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap());
+        names.filter(|name| name.starts_with("tokio-")).count()
+    };
+    let many = ServerProcess::start(&directory.path().join("many.db"), &["--worker-threads", "200"], "warn").await;
+    assert!(threads(many.id()) >= 200);
+    let one = ServerProcess::start(&directory.path().join("one.db"), &["--worker-threads", "1"], "warn").await;
+    assert!(threads(one.id()) < 100);
+    assert_eq!(Api::new(&one).call("GET", "/healthz", "", None).await.0, 200);
+}

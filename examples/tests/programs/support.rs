@@ -54,6 +54,11 @@ impl ServerProcess {
         Self { url, log, child }
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// SIGKILL: no warning, no chance to write anything.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it runs until it is killed");
