@@ -76,9 +76,17 @@ fn first_snapshots(transaction: &Transaction<'_>, prune: &Prune, room: usize) ->
     // The first report that has rows beyond as many as may go.
     const TOO_FAR: &str = "SELECT report_id FROM report_containers_more
          WHERE report_id BETWEEN ? AND ? ORDER BY report_id LIMIT 1 OFFSET ?";
-    let first: Vec<(i64, At)> = load(transaction, FIRST, [overread(room)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let old = first.into_iter().take_while(|(_, recorded_at)| recorded_at.0 < prune.snapshots_before);
-    let Page { items: mut ids, mut more } = Page::of_overread(old.map(|(report_id, _)| report_id).collect(), room);
+    let mut first = transaction.prepare_cached(FIRST)?;
+    let mut rows = first.query([overread(room)])?;
+    let mut old = Vec::new();
+    // Most often there is none: the others are not even read.
+    while let Some(row) = rows.next()?
+        && row.get::<_, At>(1)?.0 < prune.snapshots_before
+    {
+        old.push(row.get(0)?);
+    }
+    drop(rows);
+    let Page { items: mut ids, mut more } = Page::of_overread(old, room);
     if let [from, .., to] = *ids {
         let most = i64::try_from(MOST).unwrap_or(i64::MAX);
         let mut too_far = transaction.prepare_cached(TOO_FAR)?;
