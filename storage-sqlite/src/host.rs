@@ -194,7 +194,8 @@ pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Re
     record(row, tags).map(Some)
 }
 
-/// These hosts, each with the key that its snapshots name it by, and the row of its newest report; as many as a statement may have parameters.
+/// These hosts, each with the key that its snapshots name it by, and the row of its newest report; as many as a statement
+/// may have parameters.
 pub(crate) fn records(
     connection: &mut SqliteConnection,
     ids: &[Id],

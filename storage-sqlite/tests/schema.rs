@@ -343,6 +343,7 @@ async fn a_host_goes_only_once_its_history_is_to_be_removed_and_its_id_does_not_
     assert!(hand.refusal("DELETE FROM hosts").contains("deleted_hosts"));
     hand.run("CREATE TEMP TABLE gone AS SELECT * FROM hosts");
     hand.run("CREATE TEMP TABLE presence AS SELECT * FROM host_presence");
+    assert!(hand.refusal("UPDATE host_presence SET host_key = host_key + 1").contains("keeps its key"));
     // Under another key its snapshots would never be found.
     hand.run("INSERT INTO deleted_hosts SELECT host_id, host_key + 1, 1 FROM host_presence");
     assert!(hand.refusal("DELETE FROM hosts").contains("deleted_hosts"));
