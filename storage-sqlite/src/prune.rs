@@ -16,6 +16,8 @@ use crate::transaction::immediate_report;
 /// How many rows of a kind go in one call, however many were asked for: new reports wait for as long as it has the
 /// writer. Rows of containers' numbers are such a kind, give or take those of one report, which can have hundreds.
 const MOST: usize = 20_000;
+/// How many reports go in one call that do not lie side by side: each is on pages of its own.
+const MOST_SCATTERED: usize = 1_000;
 
 /// What one kind gave.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +118,7 @@ fn other_snapshots(transaction: &Transaction<'_>, prune: &Prune, room: usize) ->
 
 fn delete_one_by_one(transaction: &Transaction<'_>, ids: Page<i64>) -> Result<Step, Failure> {
     let (mut rows, mut numbers) = (0, 0);
-    for report_id in &ids.items {
+    for report_id in ids.items.iter().take(MOST_SCATTERED) {
         if numbers >= MOST {
             break;
         }

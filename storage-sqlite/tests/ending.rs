@@ -384,6 +384,19 @@ async fn old_snapshots_go_whatever_the_order_in_which_they_came() {
     }
 }
 
+/// They lie anywhere in the file, unlike those that are old, and cost more.
+#[tokio::test]
+async fn the_reports_of_a_deleted_host_go_a_thousand_at_a_time() {
+    let (file, store, host, _) = enrolled().await;
+    let appends = (1..=1_100).map(|seconds| sample::append(&host, sample::report(at(seconds)))).collect();
+    store.append(appends).await.unwrap();
+    delete(&store, &host).await;
+    let asked = Prune { limit: 4_000, ..prune_nothing() };
+    assert_eq!(store.prune(&asked).await.unwrap(), Pruned { rows: 1_000, more: true });
+    assert_eq!(store.prune(&asked).await.unwrap(), Pruned { rows: 100, more: false });
+    assert_eq!(file.by_hand().count("host_metric_snapshots"), 0);
+}
+
 /// A call has the writer for no longer than about 20,000 rows take, however many containers reports have.
 #[tokio::test]
 async fn reports_of_many_containers_go_a_few_at_a_time() {
