@@ -23,6 +23,8 @@ use crate::host::Presence;
 pub const STORM_HOSTS: u64 = 5;
 /// For how many windows a storm holds verdicts back at most.
 pub const STORM_WINDOWS: u32 = 5;
+/// Up to how many silent hosts a sweep counts at first; see [`Monitor::silent_to_count`].
+pub const SILENT_AT_FIRST: u64 = 1_000;
 /// Into how many parts of a window falls are told apart: that bounds what a monitor remembers.
 const PARTS: u32 = 16;
 
@@ -127,9 +129,9 @@ impl Rule {
 /// been listened for as long either, are neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Silent: they would fall now.
+    /// Silent: they would fall now. Counted as far as [`Monitor::silent_to_count`] says, or all.
     pub silent: u64,
-    /// Heard within their window; counted up to [`Monitor::heard_to_count`].
+    /// Heard within their window. Counted up to [`Monitor::heard_to_count`], or all.
     pub heard: u64,
 }
 
@@ -214,6 +216,15 @@ impl Monitor {
     pub fn heard_to_count(&self, silent: u64, now: Timestamp, pace: Pace) -> u64 {
         let fallen = self.fallen_within(now, pace).saturating_add(silent);
         if fallen < STORM_HOSTS { 0 } else { fallen.saturating_add(1) }
+    }
+
+    /// How far to count silent hosts anew, when counts have not shown what the verdict is: of the silent ones up to `limit`,
+    /// which is [`SILENT_AT_FIRST`] to begin with, and then of those heard up to [`Monitor::heard_to_count`]. `None`: they
+    /// have. So the smaller of the two decides what a sweep costs, also while all of a large fleet is silent.
+    pub fn silent_to_count(&self, counted: Seen, limit: u64, now: Timestamp, pace: Pace) -> Option<u64> {
+        let more_may_matter =
+            counted.silent >= limit && counted.heard >= self.heard_to_count(counted.silent, now, pace);
+        more_may_matter.then(|| limit.saturating_mul(4))
     }
 
     /// A sweep at `now`, which has found `seen`.

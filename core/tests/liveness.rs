@@ -6,7 +6,9 @@ use std::time::Duration;
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::event::EventBody;
 use enlist_core::host::{Host, Presence};
-use enlist_core::liveness::{LivenessWindow, Monitor, Pace, Rule, STORM_HOSTS, STORM_WINDOWS, Seen, Verdict};
+use enlist_core::liveness::{
+    LivenessWindow, Monitor, Pace, Rule, SILENT_AT_FIRST, STORM_HOSTS, STORM_WINDOWS, Seen, Verdict,
+};
 use enlist_core::store::{HostLookup, Sweep, Swept};
 use enlist_core::{MemoryStore, Store, Timestamp};
 use futures_util::FutureExt;
@@ -304,17 +306,40 @@ fn an_unknown_field_is_passed_over_and_a_missing_one_is_new() {
     assert_eq!(serde_json::from_str::<Monitor>("{}").unwrap(), Monitor::default());
 }
 
-/// So many that are heard decide; more of them change nothing.
-#[test]
-fn no_more_of_those_heard_are_counted_than_decide() {
-    let (monitor, _) = Monitor::default().tick(at(0), PACE, Seen { silent: 0, heard: 0 });
-    let monitor = monitor.note_fallen(at(60), PACE, 3);
-    let count = |silent| monitor.heard_to_count(silent, at(90), PACE);
-    assert_eq!((count(1), count(2), count(100)), (0, 6, 104));
-    for silent in [1, 2, 100] {
-        let verdict =
-            |heard| monitor.clone().tick(at(90), Pace { tick: PACE.window, ..PACE }, Seen { silent, heard }).1;
-        assert_eq!(verdict(count(silent)), verdict(1_000_000), "{silent}");
+/// Hosts that are silent and heard, counted as stores do it; and how many were counted.
+fn counted(monitor: &Monitor, there: Seen, now: Timestamp) -> (Seen, u64) {
+    let (mut limit, mut sum) = (SILENT_AT_FIRST, 0);
+    loop {
+        let silent = there.silent.min(limit);
+        let heard = there.heard.min(monitor.heard_to_count(silent, now, PACE));
+        sum += silent + heard;
+        match monitor.silent_to_count(Seen { silent, heard }, limit, now, PACE) {
+            Some(more) => limit = more,
+            None => return (Seen { silent, heard }, sum),
+        }
+    }
+}
+
+proptest! {
+    /// The smaller of the two numbers decides what it costs to count.
+    #[test]
+    fn what_is_counted_decides_as_all_would_and_is_little_where_either_is(
+        fallen in prop_oneof![Just(0), 0..10_u64, 0..5_000_u64],
+        silent in prop_oneof![0..10_u64, 900..1_100_u64, 0..100_000_u64],
+        heard in prop_oneof![0..10_u64, 900..1_100_u64, 0..100_000_u64],
+    ) {
+        let monitor = (0..10).fold(Monitor::default(), |monitor, n| {
+            monitor.tick(at(10 * n), PACE, Seen { silent: 0, heard: 0 }).0
+        });
+        let monitor = monitor.note_fallen(at(90), PACE, fallen);
+        let (all, now) = (Seen { silent, heard }, at(100));
+        let (some, sum) = counted(&monitor, all, now);
+        let of_all = monitor.clone().tick(now, PACE, all).1;
+        let is_judged = matches!(of_all, Verdict::Sweep { .. } | Verdict::Holding { .. });
+        prop_assert!(is_judged, "{of_all:?}");
+        prop_assert_eq!(monitor.tick(now, PACE, some).1, of_all);
+        let smaller = silent.min(heard);
+        prop_assert!(sum <= 8 * (SILENT_AT_FIRST + fallen + smaller), "{sum}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sweeps: hosts that have fallen silent, and the monitor that says whether it counts.
 
 use enlist_core::HostId;
-use enlist_core::liveness::{Monitor, Seen, Verdict};
+use enlist_core::liveness::{Monitor, Pace, Rule, SILENT_AT_FIRST, Seen, Verdict};
 use enlist_core::store::{Silence, Sweep, Swept};
 use sqlx::Row;
 
@@ -61,11 +61,11 @@ macro_rules! heard {
 }
 
 const SILENT: &str = concat!(
-    "SELECT (SELECT count(*) FROM",
+    "SELECT count(*) AS hosts FROM (SELECT FROM",
     silent!(fleet),
-    " AND NOT p.archived) + (SELECT count(*) FROM",
+    " AND NOT p.archived UNION ALL SELECT FROM",
     silent!(own),
-    " AND NOT p.archived) AS hosts"
+    " AND NOT p.archived LIMIT $4) AS silent"
 );
 const HEARD: &str = concat!(
     "SELECT count(*) AS hosts FROM (SELECT FROM",
@@ -94,25 +94,14 @@ pub(crate) async fn sweep(db: &mut Db, sweep: &Sweep) -> Result<Swept, Failure> 
     let monitor: Monitor = from_json(row.try_get("state")?)?;
     let now = sweep.now.min(row.try_get::<At, _>("now")?.0);
     let rule = monitor.rule(now, pace);
-    let (silent_before, since) = (At(rule.silent_before(None)), At(rule.listening_since));
-
-    let find = db.query(SILENT).bind(silent_before).bind(At(now)).bind(since);
-    let row = find.fetch_one(db.connection()).await?;
-    let Count(silent) = row.try_get("hosts")?;
-    let heard = match monitor.heard_to_count(silent, now, pace) {
-        0 => 0,
-        enough => {
-            let find = db.query(HEARD).bind(At(rule.heard_from(None))).bind(At(now)).bind(Count(enough));
-            let row = find.fetch_one(db.connection()).await?;
-            row.try_get::<Count, _>("hosts")?.0
-        }
-    };
-    let (monitor, verdict) = monitor.tick(now, pace, Seen { silent, heard });
+    let seen = count(db, &monitor, rule, pace).await?;
+    let (monitor, verdict) = monitor.tick(now, pace, seen);
 
     let (mut events, mut more) = (Vec::new(), false);
     if let Verdict::Sweep { storm } = verdict {
         let limit = sweep.event_ids.len();
-        let find = db.query(LONGEST_SILENT).bind(silent_before).bind(At(now)).bind(since).bind(overread(limit));
+        let find = db.query(LONGEST_SILENT).bind(At(rule.silent_before(None))).bind(At(now));
+        let find = find.bind(At(rule.listening_since)).bind(overread(limit));
         let rows = find.fetch_all(db.connection()).await?;
         let hosts = rows.iter().map(|row| Ok(HostId::from(row.try_get::<Id, _>("host_id")?)));
         let hosts = hosts.collect::<Result<Vec<_>, Failure>>()?;
@@ -122,6 +111,30 @@ pub(crate) async fn sweep(db: &mut Db, sweep: &Sweep) -> Result<Swept, Failure> 
     let monitor = monitor.note_fallen(now, pace, events.len() as u64);
     db.query(KEEP).bind(to_json(&monitor)?).execute(db.connection()).await?;
     Ok(Swept { monitor, verdict, events, more })
+}
+
+/// As many as it takes to see what the verdict is.
+async fn count(db: &mut Db, monitor: &Monitor, rule: Rule, pace: Pace) -> Result<Seen, Failure> {
+    let now = rule.now;
+    let mut limit = SILENT_AT_FIRST;
+    loop {
+        let find = db.query(SILENT).bind(At(rule.silent_before(None))).bind(At(now));
+        let find = find.bind(At(rule.listening_since)).bind(Count(limit));
+        let Count(silent) = find.fetch_one(db.connection()).await?.try_get("hosts")?;
+        let heard = match monitor.heard_to_count(silent, now, pace) {
+            0 => 0,
+            enough => {
+                let find = db.query(HEARD).bind(At(rule.heard_from(None))).bind(At(now)).bind(Count(enough));
+                let Count(heard) = find.fetch_one(db.connection()).await?.try_get("hosts")?;
+                heard
+            }
+        };
+        let seen = Seen { silent, heard };
+        match monitor.silent_to_count(seen, limit, now, pace) {
+            Some(more) => limit = more,
+            None => return Ok(seen),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +164,7 @@ mod tests {
         raw_sql(AssertSqlSafe(setup)).execute(&mut connection).await.expect("the rows fit");
         let (silent_before, since) = (format!("{now} - interval '90 s'"), format!("{now} - interval '1 day'"));
         for (text, values) in [
-            (SILENT, [silent_before.clone(), now.to_owned(), since.clone(), String::new()]),
+            (SILENT, [silent_before.clone(), now.to_owned(), since.clone(), SILENT_AT_FIRST.to_string()]),
             (HEARD, [silent_before.clone(), now.to_owned(), "100".to_owned(), String::new()]),
             (LONGEST_SILENT, [silent_before, now.to_owned(), since, "1001".to_owned()]),
         ] {

@@ -2,7 +2,7 @@
 
 use enlist_core::HostId;
 use enlist_core::event::NewEvent;
-use enlist_core::liveness::{Monitor, Rule, Seen, Verdict};
+use enlist_core::liveness::{Monitor, Pace, Rule, SILENT_AT_FIRST, Seen, Verdict};
 use enlist_core::store::{Silence, Sweep, Swept, went_silent};
 use rusqlite::{Transaction, params};
 
@@ -64,11 +64,11 @@ macro_rules! heard {
 }
 
 const SILENT: &str = concat!(
-    "SELECT (",
-    silent!(fleet "count(*) FROM host_presence AS p", " AND +p.archived = 0"),
-    ") + (",
-    silent!(own "count(*) FROM host_presence AS p", " AND +p.archived = 0"),
-    ")"
+    "SELECT count(*) FROM (",
+    silent!(fleet "1 FROM host_presence AS p", " AND +p.archived = 0"),
+    " UNION ALL ",
+    silent!(own "1 FROM host_presence AS p", " AND +p.archived = 0"),
+    " LIMIT ?4)"
 );
 const HEARD: &str = concat!(
     "SELECT count(*) FROM (",
@@ -108,19 +108,8 @@ pub(crate) fn sweep(ingest: &mut Ingest<'_>, sweep: &Sweep) -> Result<Swept, Fai
         let state: String = transaction.prepare_cached(MONITOR)?.query_row([], |row| row.get(0))?;
         let monitor: Monitor = from_json(&state)?;
         let rule = monitor.rule(now, pace);
-        let silent_before = At(rule.silent_before(None));
-        let silent = params![silent_before, At(now), At(rule.listening_since)];
-        let Count(silent) = transaction.prepare_cached(SILENT)?.query_row(silent, |row| row.get(0))?;
-        let heard = match monitor.heard_to_count(silent, now, pace) {
-            0 => 0,
-            enough => {
-                let mut statement = transaction.prepare_cached(HEARD)?;
-                let heard = params![At(rule.heard_from(None)), At(now), Count(enough)];
-                let Count(heard) = statement.query_row(heard, |row| row.get(0))?;
-                heard
-            }
-        };
-        let (monitor, verdict) = monitor.tick(now, pace, Seen { silent, heard });
+        let seen = count(&transaction, &monitor, rule, pace)?;
+        let (monitor, verdict) = monitor.tick(now, pace, seen);
         let (events, more) = match verdict {
             Verdict::Sweep { storm } => judge(&transaction, sweep, rule, storm)?,
             Verdict::Suspended { .. } | Verdict::Holding { .. } | Verdict::Behind => (Vec::new(), false),
@@ -131,6 +120,29 @@ pub(crate) fn sweep(ingest: &mut Ingest<'_>, sweep: &Sweep) -> Result<Swept, Fai
         transaction.commit()?;
         Ok(Swept { monitor, verdict, events, more })
     })
+}
+
+/// As many as it takes to see what the verdict is.
+fn count(transaction: &Transaction<'_>, monitor: &Monitor, rule: Rule, pace: Pace) -> Result<Seen, Failure> {
+    let now = rule.now;
+    let mut limit = SILENT_AT_FIRST;
+    loop {
+        let silent = params![At(rule.silent_before(None)), At(now), At(rule.listening_since), Count(limit)];
+        let Count(silent) = transaction.prepare_cached(SILENT)?.query_row(silent, |row| row.get(0))?;
+        let heard = match monitor.heard_to_count(silent, now, pace) {
+            0 => 0,
+            enough => {
+                let heard = params![At(rule.heard_from(None)), At(now), Count(enough)];
+                let Count(heard) = transaction.prepare_cached(HEARD)?.query_row(heard, |row| row.get(0))?;
+                heard
+            }
+        };
+        let seen = Seen { silent, heard };
+        match monitor.silent_to_count(seen, limit, now, pace) {
+            Some(more) => limit = more,
+            None => return Ok(seen),
+        }
+    }
 }
 
 /// Judges as many as there are ids for; the events of those that fell, and whether more are silent.

@@ -7,9 +7,9 @@ use super::sample::{self, at};
 use crate::clock::Timestamp;
 use crate::event::{Event, EventBody};
 use crate::host::{Host, Presence, Status};
-use crate::liveness::{Monitor, Pace, Seen, Verdict};
+use crate::liveness::{Monitor, Pace, SILENT_AT_FIRST, Seen, Verdict};
 use crate::policy::Scope;
-use crate::store::{EventQuery, HostLookup, Revision, Store, Sweep, Swept};
+use crate::store::{Commit, EventQuery, Expected, HostLookup, HostWrite, Revision, Store, Sweep, Swept};
 
 const WINDOW: Duration = Duration::from_secs(90);
 
@@ -249,4 +249,21 @@ pub async fn a_storm_gathers_over_a_window(fixture: &impl Fixture) {
         (Verdict::Sweep { storm: false }, 2),
         "the first three are too long ago"
     );
+}
+
+/// More than a sweep counts at first, on both sides.
+pub async fn a_storm_of_many_is_counted_as_far_as_it_takes(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    sample::watch(&store).await;
+    let each = usize::try_from(SILENT_AT_FIRST).expect("it is small") + 100;
+    for seen in [0, 1_000] {
+        let hosts: Vec<_> = (0..each).map(|n| sample::host(&format!("{n} of {seen}"))).collect();
+        let writes = hosts.iter().map(|host| HostWrite::new(Expected::Absent, host.clone()).into()).collect();
+        store.commit(Commit { writes, events: Vec::new() }).await.unwrap();
+        store.touch(hosts.iter().map(|host| sample::contact(host, at(seen))).collect()).await.unwrap();
+    }
+    let swept = sweep(&store, at(91)).await;
+    assert_eq!(swept.verdict, Verdict::Holding { since: at(91), until: at(541) }, "half of them");
+    heard(&store, 1_000).await;
+    assert_eq!(sweep(&store, at(92)).await.verdict, Verdict::Sweep { storm: false }, "less than half");
 }

@@ -198,14 +198,15 @@ pub trait Store: Send + Sync + 'static {
     ///   id left for a host that is silent.
     /// - `now` is the caller's, or the store's own where it has a clock of its own that is earlier: a replica whose clock
     ///   runs ahead must not judge by it.
-    /// - The cost follows how many are silent, not how many there are, nor how many have windows of their own: indexes find
-    ///   them.
+    /// - The cost follows how many are judged, and the smaller of how many are silent and how many were heard, not how many
+    ///   there are, nor how many have windows of their own: indexes find them, and [`Monitor::silent_to_count`] says how far.
     ///
     /// [`Monitor`]: crate::liveness::Monitor
     /// [`Monitor::default`]: crate::liveness::Monitor
     /// [`Monitor::rule`]: crate::liveness::Monitor::rule
     /// [`Monitor::tick`]: crate::liveness::Monitor::tick
     /// [`Monitor::note_fallen`]: crate::liveness::Monitor::note_fallen
+    /// [`Monitor::silent_to_count`]: crate::liveness::Monitor::silent_to_count
     /// [`Verdict::Sweep`]: crate::liveness::Verdict::Sweep
     /// [`Rule::judge`]: crate::liveness::Rule::judge
     async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError>;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use enlist_core::conformance::sample;
 use enlist_core::event::{Event, EventBody};
 use enlist_core::host::Presence;
-use enlist_core::liveness::{Monitor, Seen, Verdict};
+use enlist_core::liveness::{Monitor, SILENT_AT_FIRST, Seen, Verdict};
 use enlist_core::store::{
     Append, Appended, Commit, Contact, EventQuery, HostLookup, HostRecord, Page, Silence, StoreError, Sweep, Swept,
     went_silent,
@@ -109,6 +109,20 @@ faults! {
                 }
             }
             Ok(swept)
+        }
+    }
+
+    /// Up to the first limit, and no further.
+    SilentHostsAreCountedOnce {
+        async fn sweep(&self, store: &MemoryStore, sweep: Sweep) -> Result<Swept, StoreError> {
+            let seen = seen(store, &sweep, false).await;
+            let swept = store.sweep(sweep).await?;
+            let verdict = if seen.silent.min(SILENT_AT_FIRST) < seen.heard && seen.silent > SILENT_AT_FIRST {
+                Verdict::Sweep { storm: false }
+            } else {
+                swept.verdict
+            };
+            Ok(Swept { verdict, ..swept })
         }
     }
 
@@ -329,6 +343,7 @@ twins! {
         "silence::a_storm_gathers_over_a_window",
         "silence::a_storm_is_held_back_and_then_told",
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
+        "silence::a_storm_of_many_is_counted_as_far_as_it_takes",
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
         "silence::a_sweep_never_raises_the_revision",
         "silence::an_absence_of_every_handle_suspends_verdicts",
@@ -390,6 +405,9 @@ twins! {
     archived_hosts_count_as_left: ArchivedHostsCountAsLeft => [
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
         "window::a_storm_is_told_by_each_hosts_own_window",
+    ],
+    silent_hosts_are_counted_once: SilentHostsAreCountedOnce => [
+        "silence::a_storm_of_many_is_counted_as_far_as_it_takes",
     ],
     falls_are_forgotten: FallsAreForgotten => [
         "silence::a_storm_gathers_over_a_window",
