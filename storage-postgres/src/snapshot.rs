@@ -24,17 +24,24 @@ macro_rules! machine_columns {
     };
 }
 
+/// Where a report goes.
+macro_rules! into_snapshots {
+    () => {
+        "INSERT INTO {schema}.host_metric_snapshots
+             (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
+              memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
+              network_tx_bytes, uptime_seconds, custom, agent, container_cpu_cores, container_numbers)"
+    };
+}
+
 /// The containers of all reports come in arrays that are as long as there are containers, of which each report takes its
 /// part: arrays of arrays of different lengths do not exist in PostgreSQL, and as text it would have to read every number.
 /// Without containers the bounds are null, and so is the part.
 macro_rules! insert {
     ($end:literal) => {
         concat!(
-            "INSERT INTO {schema}.host_metric_snapshots
-                 (host_id, recorded_at, received_at, cpu_percent, load_1m, load_5m, load_15m, memory_used_bytes,
-                  memory_total_bytes, swap_used_bytes, swap_total_bytes, disk_used_bytes, disk_total_bytes, network_rx_bytes,
-                  network_tx_bytes, uptime_seconds, custom, agent, container_cpu_cores, container_numbers)
-             SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
+            crate::snapshot::into_snapshots!(),
+            " SELECT v.host_id, v.recorded_at, v.received_at, v.cpu_percent, v.load_1m, v.load_5m, v.load_15m,
                     v.memory_used_bytes, v.memory_total_bytes, v.swap_used_bytes, v.swap_total_bytes, v.disk_used_bytes,
                     v.disk_total_bytes, v.network_rx_bytes, v.network_tx_bytes, v.uptime_seconds, v.custom::json, v.agent::json,
                     ($21::double precision[])[v.low:v.high], ($22::bigint[])[8 * v.low - 7:8 * v.high]
@@ -50,6 +57,21 @@ macro_rules! insert {
     };
 }
 pub(crate) use insert as insert_rows;
+
+/// One report, value by value: taking arrays apart costs more than storing what is in them.
+macro_rules! insert_one {
+    ($from:literal) => {
+        concat!(
+            crate::snapshot::into_snapshots!(),
+            " SELECT $1::uuid, $2::timestamptz, $3::timestamptz, $4::double precision, $5::double precision,
+                    $6::double precision, $7::double precision, $8::bigint, $9::bigint, $10::bigint, $11::bigint, $12::bigint,
+                    $13::bigint, $14::bigint, $15::bigint, $16::bigint, $17::text::json, $18::text::json,
+                    $19::double precision[], $20::bigint[]",
+            $from
+        )
+    };
+}
+pub(crate) use {insert_one, into_snapshots};
 
 /// Of reports that are not there yet.
 const INSERT: &str = insert!("");
@@ -129,6 +151,9 @@ pub(crate) struct SnapshotRow<'a> {
     host_id: Id,
     report: &'a Report,
     received_at: Timestamp,
+    /// In the order of the columns.
+    reals: [Option<f64>; 4],
+    counts: [Option<u64>; 9],
     custom: Option<String>,
     agent: Option<String>,
     /// Those that were measured, in the order of the report.
@@ -191,15 +216,17 @@ impl<'a> SnapshotRow<'a> {
             return Err(TOO_LARGE);
         }
         // PostgreSQL would store them; JSON has no word for them; nobody has measured them.
+        let reals = [cpu_percent, load_1m, load_5m, load_15m];
         let cores = containers.iter().map(|of| of.cpu_cores);
-        let reals = [cpu_percent, load_1m, load_5m, load_15m].into_iter().chain(cores);
-        if !reals.flatten().chain(custom.values().copied()).all(f64::is_finite) {
+        if !reals.into_iter().chain(cores).flatten().chain(custom.values().copied()).all(f64::is_finite) {
             return Err(Failure::Invalid("a measured number is finite"));
         }
         Ok(Self {
             host_id,
             report,
             received_at,
+            reals,
+            counts,
             custom: (!custom.is_empty()).then(|| to_json(custom)).transpose()?,
             agent: report.agent.as_ref().map(to_json).transpose()?,
             containers,
@@ -264,48 +291,50 @@ pub(crate) async fn insert(db: &mut Db, rows: &[Keyed<'_, '_>]) -> Result<(), Fa
     Ok(())
 }
 
+/// A statement of this crate with its values, ready to be run.
+type Statement = Query<'static, Postgres, PgArguments>;
+
 /// The statement with what `insert!` takes of these reports.
-pub(crate) fn statement(
-    db: &Db,
-    text: &'static str,
-    rows: &[Keyed<'_, '_>],
-) -> Result<Query<'static, Postgres, PgArguments>, Failure> {
-    macro_rules! reals {
-        ($field:ident) => {
-            rows.iter().map(|(row, _)| row.report.host.metrics.$field).collect::<Vec<_>>()
-        };
-    }
-    macro_rules! counts {
-        ($field:ident) => {
-            rows.iter().map(|(row, _)| row.report.host.metrics.$field.map(Count)).collect::<Vec<_>>()
-        };
-    }
+pub(crate) fn statement(db: &Db, text: &'static str, rows: &[Keyed<'_, '_>]) -> Result<Statement, Failure> {
+    let of_all = || rows.iter().map(|(row, _)| row);
     let Containers { bounds: (lows, highs), cpu_cores, numbers } = Containers::of(rows)?;
-    let statement = db
+    let mut statement = db
         .query(text)
-        .bind(rows.iter().map(|(row, _)| row.host_id).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(row, _)| At(row.report.recorded_at)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(row, _)| At(row.received_at)).collect::<Vec<_>>())
-        .bind(reals!(cpu_percent))
-        .bind(reals!(load_1m))
-        .bind(reals!(load_5m))
-        .bind(reals!(load_15m))
-        .bind(counts!(memory_used_bytes))
-        .bind(counts!(memory_total_bytes))
-        .bind(counts!(swap_used_bytes))
-        .bind(counts!(swap_total_bytes))
-        .bind(counts!(disk_used_bytes))
-        .bind(counts!(disk_total_bytes))
-        .bind(counts!(network_rx_bytes))
-        .bind(counts!(network_tx_bytes))
-        .bind(counts!(uptime_seconds))
-        .bind(rows.iter().map(|(row, _)| row.custom.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(row, _)| row.agent.as_deref()).collect::<Vec<_>>())
+        .bind(of_all().map(|row| row.host_id).collect::<Vec<_>>())
+        .bind(of_all().map(|row| At(row.report.recorded_at)).collect::<Vec<_>>())
+        .bind(of_all().map(|row| At(row.received_at)).collect::<Vec<_>>());
+    for n in 0..4 {
+        statement = statement.bind(of_all().map(|row| row.reals[n]).collect::<Vec<_>>());
+    }
+    for n in 0..9 {
+        statement = statement.bind(of_all().map(|row| row.counts[n].map(Count)).collect::<Vec<_>>());
+    }
+    Ok(statement
+        .bind(of_all().map(|row| row.custom.as_deref()).collect::<Vec<_>>())
+        .bind(of_all().map(|row| row.agent.as_deref()).collect::<Vec<_>>())
         .bind(lows)
         .bind(highs)
         .bind(cpu_cores)
-        .bind(numbers);
-    Ok(statement)
+        .bind(numbers))
+}
+
+/// The statement with what `insert_one!` takes of this report.
+pub(crate) fn statement_of_one(db: &Db, text: &'static str, of: Keyed<'_, '_>) -> Result<Statement, Failure> {
+    let (row, keys) = of;
+    let Containers { cpu_cores, numbers, .. } = Containers::of(&[of])?;
+    let measured = !keys.is_empty();
+    let mut statement = db.query(text).bind(row.host_id).bind(At(row.report.recorded_at)).bind(At(row.received_at));
+    for real in row.reals {
+        statement = statement.bind(real);
+    }
+    for count in row.counts {
+        statement = statement.bind(count.map(Count));
+    }
+    Ok(statement
+        .bind(row.custom.as_deref())
+        .bind(row.agent.as_deref())
+        .bind(measured.then_some(cpu_cores))
+        .bind(measured.then_some(numbers)))
 }
 
 /// The stored reports of these identities.

@@ -16,11 +16,11 @@ use crate::agent_token::note_used;
 use crate::column::{At, Count, Id, to_json};
 use crate::error::Failure;
 use crate::partition::Day;
-use crate::snapshot::{self, SnapshotRow, insert_rows};
+use crate::snapshot::{self, SnapshotRow, insert_one, insert_rows};
 use crate::store::{Learnt, Shared};
 use crate::telemetry::tells;
 
-/// The reports, as far as presence and tokens are concerned. How many there are is hidden from the planner by the inner
+/// Several reports, as far as presence and tokens are concerned. How many there are is hidden from the planner by the inner
 /// `SELECT`: else it would take a plan of its own for each small group to be cheaper than one for all, and planning costs
 /// more than the rest.
 macro_rules! reports {
@@ -61,9 +61,9 @@ macro_rules! take_one {
         concat!(
             "WITH taken AS (",
             goes_on!(),
-            " FROM ",
-            reports!(),
-            " WHERE p.host_id = ($1::uuid[])[1] AND v.host_id = p.host_id AND ",
+            " FROM (SELECT $1::uuid AS host_id, $2::timestamptz AS recorded_at, $3::timestamptz AS received_at,
+                           $21::bigint AS version, $22::text AS facts, $23::boolean AS complete, $24::uuid AS token_id) AS v
+              WHERE p.host_id = v.host_id AND ",
             is_steady!(),
             " RETURNING p.host_id, v.received_at, v.token_id
             )"
@@ -92,37 +92,43 @@ macro_rules! take_several {
     };
 }
 
-macro_rules! store_taken {
+macro_rules! store_one {
     () => {
-        concat!(", stored AS (", insert_rows!(" JOIN taken ON taken.host_id = v.host_id RETURNING host_id"), ")")
+        insert_one!(" FROM taken RETURNING host_id")
+    };
+}
+macro_rules! store_several {
+    () => {
+        insert_rows!(" JOIN taken ON taken.host_id = v.host_id RETURNING host_id")
     };
 }
 
 /// Gives the hosts whose reports are stored.
 macro_rules! without_uses {
-    ($take:ident) => {
-        concat!($take!(), store_taken!(), " SELECT host_id, NULL::uuid, NULL::timestamptz FROM stored")
+    ($take:ident, $store:ident) => {
+        concat!($take!(), ", stored AS (", $store!(), ") SELECT host_id, NULL::uuid, NULL::timestamptz FROM stored")
     };
 }
 
 /// The same, each with the use of its token if it was written.
 macro_rules! with_uses {
-    ($take:ident) => {
+    ($take:ident, $store:ident, $grain:literal) => {
         concat!(
             $take!(),
-            store_taken!(),
-            ", used AS (",
-            note_used!("(SELECT token_id, host_id, received_at FROM taken) AS u (id, host_id, at)", "$27"),
+            ", stored AS (",
+            $store!(),
+            "), used AS (",
+            note_used!("(SELECT token_id, host_id, received_at FROM taken) AS u (id, host_id, at)", $grain),
             ") SELECT stored.host_id, used.id, used.last_used_at
             FROM stored LEFT JOIN used ON used.host_id = stored.host_id"
         )
     };
 }
 
-const ONE: &str = without_uses!(take_one);
-const ONE_USED: &str = with_uses!(take_one);
-const SEVERAL: &str = without_uses!(take_several);
-const SEVERAL_USED: &str = with_uses!(take_several);
+const ONE: &str = without_uses!(take_one, store_one);
+const ONE_USED: &str = with_uses!(take_one, store_one, "$25");
+const SEVERAL: &str = without_uses!(take_several, store_several);
+const SEVERAL_USED: &str = with_uses!(take_several, store_several, "$27");
 
 /// Whether the one statement is tried. After a failure it is not, until the transaction has succeeded: that waits for
 /// the lock of a table no longer than for that of a row, but a statement begins with those of its tables, before any
@@ -243,12 +249,21 @@ async fn store(shared: &Arc<Shared>, candidates: &[Candidate<'_>]) -> Result<Has
         (_, true) => SEVERAL_USED,
     };
     let rows = shared.write_alone(|db| {
-        let rows: Vec<_> = candidates.iter().map(|candidate| (&candidate.row, &*candidate.keys)).collect();
-        let statement = snapshot::statement(db, text, &rows)?
-            .bind(candidates.iter().map(|candidate| candidate.version).collect::<Vec<_>>())
-            .bind(candidates.iter().map(|candidate| candidate.facts.as_deref()).collect::<Vec<_>>())
-            .bind(candidates.iter().map(|candidate| candidate.complete).collect::<Vec<_>>())
-            .bind(candidates.iter().map(|candidate| candidate.token_id).collect::<Vec<_>>());
+        let statement = match candidates {
+            [of] => snapshot::statement_of_one(db, text, (&of.row, &of.keys))?
+                .bind(of.version)
+                .bind(of.facts.as_deref())
+                .bind(of.complete)
+                .bind(of.token_id),
+            several => {
+                let rows: Vec<_> = several.iter().map(|of| (&of.row, &*of.keys)).collect();
+                snapshot::statement(db, text, &rows)?
+                    .bind(several.iter().map(|of| of.version).collect::<Vec<_>>())
+                    .bind(several.iter().map(|of| of.facts.as_deref()).collect::<Vec<_>>())
+                    .bind(several.iter().map(|of| of.complete).collect::<Vec<_>>())
+                    .bind(several.iter().map(|of| of.token_id).collect::<Vec<_>>())
+            }
+        };
         Ok(if are_due { statement.bind(LAST_USE_GRAIN.as_secs_f64()) } else { statement })
     });
     let (mut hosts, mut used) = (HashSet::with_capacity(candidates.len()), Vec::new());
