@@ -11,7 +11,7 @@ use enlist_core::agent_token::{AgentToken, AgentTokenState, RevokeReason};
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::host::Host;
 use enlist_core::store::{Revision, TelemetryQuery};
-use enlist_core::telemetry::Report;
+use enlist_core::telemetry::{HostMetrics, Report};
 use enlist_storage_postgres::PgStore;
 use enlist_storage_postgres::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use enlist_storage_postgres::sqlx::{AssertSqlSafe, Connection, Error, PgConnection, PgPool, Row, raw_sql};
@@ -152,8 +152,26 @@ pub(crate) fn everything(host: &Host) -> TelemetryQuery {
 
 /// A report of three containers, with numbers each.
 pub(crate) fn full_report(seconds: i64) -> Report {
+    let mut report = sample::report(at(seconds));
+    // No two alike: one in the place of another shows.
+    report.host.metrics = HostMetrics {
+        cpu_percent: Some(1.5),
+        load_1m: Some(2.5),
+        load_5m: Some(3.5),
+        load_15m: Some(4.5),
+        memory_used_bytes: Some(5),
+        memory_total_bytes: Some(6),
+        swap_used_bytes: Some(7),
+        swap_total_bytes: Some(8),
+        disk_used_bytes: Some(9),
+        disk_total_bytes: Some(10),
+        network_rx_bytes: Some(11),
+        network_tx_bytes: Some(12),
+        uptime_seconds: Some(13),
+    };
+    report.host.custom.insert("queue_depth".to_owned(), 14.5);
     let containers = ["a", "b", "c"].map(sample::container).to_vec();
-    Report { containers, containers_complete: true, ..sample::report(at(seconds)) }
+    Report { containers, containers_complete: true, ..report }
 }
 
 pub(crate) async fn with_host() -> (Server, PgStore, Host) {
