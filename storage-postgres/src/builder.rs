@@ -94,6 +94,7 @@ impl PgStoreBuilder {
         let Self { pool, through_pooler, .. } = self;
         let shared = Shared {
             pool,
+            kept: Default::default(),
             sql,
             listen,
             through_pooler,

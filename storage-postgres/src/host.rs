@@ -58,8 +58,9 @@ const INSERT: &str = "
         WHERE NOT EXISTS (SELECT FROM {schema}.deleted_hosts WHERE host_id = $1)
         RETURNING id
     )
-    INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version, archived, liveness_window)
-    SELECT id, $19, $20::text::json, 0, $12 IS NOT NULL, $18 FROM made";
+    INSERT INTO {schema}.host_presence (host_id, presence, facts, containers_version, facts_version, archived,
+                                       liveness_window)
+    SELECT id, $19, $20::text::json, 0, 0, $12 IS NOT NULL, $18 FROM made";
 
 /// The guard stands in the statement too, so that two writes of one aggregate in one commit cannot both pass.
 const UPDATE: &str = "

@@ -12,6 +12,7 @@ mod event;
 mod host;
 mod host_page;
 mod install_token;
+mod lease;
 mod liveness;
 mod migrate;
 mod partition;

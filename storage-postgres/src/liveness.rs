@@ -19,7 +19,7 @@ const KEEP: &str = "UPDATE {schema}.monitor SET state = $1::text::json WHERE id 
 /// The minute of a time, as the indexes have it.
 macro_rules! minute {
     ($at:literal) => {
-        concat!("floor(date_part('epoch', ", $at, " - timestamptz '2000-01-01 00:00:00+00') / 60)::bigint")
+        concat!("{schema}.sweep_minute(", $at, ", NULL)")
     };
 }
 
@@ -155,10 +155,12 @@ mod tests {
         let now = "timestamptz '2026-01-01 12:00:00Z'";
         let setup = format!(
             "SET search_path = enlist;
-             INSERT INTO host_presence (host_id, presence, last_seen_at, facts, containers_version, archived, liveness_window)
-             SELECT gen_random_uuid(), 'online', {now} - CASE WHEN n % 1000 < 2 THEN 7200 ELSE n % 60 END * interval '1 s',
-                    '{{}}', 0, false, CASE WHEN n % 2 = 0 THEN 600 END
-             FROM generate_series(1, 20000) AS n;
+             INSERT INTO host_presence (host_id, presence, last_seen_at, facts, containers_version, facts_version, archived,
+                                        liveness_window, sweep_minute)
+             SELECT gen_random_uuid(), 'online', h.heard, '{{}}', 0, 0, false, h.own, sweep_minute(h.heard, h.own)
+             FROM (SELECT {now} - CASE WHEN n % 1000 < 2 THEN 7200 ELSE n % 60 END * interval '1 s' AS heard,
+                          CASE WHEN n % 2 = 0 THEN 600 END AS own
+                   FROM generate_series(1, 20000) AS n) AS h;
              ANALYZE host_presence;"
         );
         raw_sql(AssertSqlSafe(setup)).execute(&mut connection).await.expect("the rows fit");

@@ -7,8 +7,9 @@ use enlist_core::Timestamp;
 use sqlx::{AssertSqlSafe, Row, raw_sql};
 
 use crate::error::{Failure, NOT_ATTACHED};
+use crate::lease::Lease;
 use crate::store::Shared;
-use crate::transaction::{Db, Lease};
+use crate::transaction::Db;
 
 const MICROS_A_DAY: i64 = 24 * 60 * 60 * 1_000_000;
 const PARENT: &str = "host_metric_snapshots";
@@ -123,7 +124,7 @@ impl Partitions {
 
     async fn make(&self, shared: &Arc<Shared>, days: &BTreeSet<Day>) -> Result<(), Failure> {
         let sql = &shared.sql;
-        let mut lease = Lease::begin(shared, BEGIN).await?;
+        let mut lease = Lease::begin(&shared.pool, BEGIN).await?;
         // One at a time makes them, so that "is it there?" stays true until it is made. Released with the transaction:
         // a lock of the session would stay behind on the pooler's connection.
         let mut texts = vec![format!("SELECT pg_advisory_xact_lock({})", sql.lock_key("partitions"))];
@@ -171,7 +172,7 @@ fn creation(day: Day, schema: &str) -> String {
 
 /// The days that are there. In one statement, that waits for no lock.
 async fn attached(shared: &Arc<Shared>) -> Result<Vec<Day>, Failure> {
-    let mut lease = Lease::begin(shared, BEGIN).await?;
+    let mut lease = Lease::begin(&shared.pool, BEGIN).await?;
     let rows = raw_sql(AssertSqlSafe(shared.sql.put_in(PARTITIONS))).fetch_all(lease.connection()).await?;
     lease.rollback().await;
     let names = rows.iter().map(|row| row.try_get::<String, _>(0)).collect::<Result<Vec<_>, _>>()?;

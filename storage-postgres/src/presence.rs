@@ -15,7 +15,7 @@ use crate::transaction::Db;
 macro_rules! presence_columns {
     () => {
         "p.host_id AS presence_of, p.presence, p.last_seen_at, p.unreachable_since, p.facts::text AS facts,
-         p.newest_report_at, p.last_complete_at, p.containers_version"
+         p.newest_report_at, p.last_complete_at, p.containers_version, p.facts_version"
     };
 }
 pub(crate) use presence_columns;
@@ -27,6 +27,8 @@ pub(crate) struct PresenceRow {
     pub(crate) host_id: Id,
     presence: Presence,
     facts: HostFacts,
+    /// Raised by every write of the facts.
+    pub(crate) facts_version: Count,
     /// `recorded_at` of the newest stored report.
     pub(crate) newest_report_at: Option<At>,
     /// When the newest complete report arrived.
@@ -47,15 +49,17 @@ const PUT: &str = "
     UPDATE {schema}.host_presence AS p SET
         presence = v.presence,
         last_seen_at = v.last_seen_at,
+        sweep_minute = {schema}.sweep_minute(v.last_seen_at, p.liveness_window),
         unreachable_since = v.unreachable_since,
         facts = coalesce(v.facts::json, p.facts),
+        facts_version = v.facts_version,
         newest_report_at = v.newest_report_at,
         last_complete_at = v.last_complete_at,
         containers_version = v.containers_version
     FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::timestamptz[],
-                $7::timestamptz[], $8::bigint[])
+                $7::timestamptz[], $8::bigint[], $9::bigint[])
         AS v (host_id, presence, last_seen_at, unreachable_since, facts, newest_report_at, last_complete_at,
-              containers_version)
+              containers_version, facts_version)
     WHERE p.host_id = v.host_id";
 
 impl PresenceRow {
@@ -74,6 +78,7 @@ impl PresenceRow {
             host_id: row.try_get("presence_of")?,
             presence,
             facts: from_json(row.try_get("facts")?)?,
+            facts_version: row.try_get("facts_version")?,
             newest_report_at: row.try_get("newest_report_at")?,
             last_complete_at: row.try_get("last_complete_at")?,
             containers_version: row.try_get("containers_version")?,
@@ -105,9 +110,11 @@ impl PresenceRow {
 
     /// Takes over what `newer` knows.
     pub(crate) fn merge_facts(&mut self, newer: &HostFacts) {
-        let changed = self.facts.merge(newer);
-        self.facts_changed |= changed;
-        self.changed |= changed;
+        if self.facts.merge(newer) {
+            self.facts_version.0 += u64::from(!self.facts_changed);
+            self.facts_changed = true;
+            self.changed = true;
+        }
     }
 
     /// Notes that something else of it was changed.
@@ -147,6 +154,7 @@ pub(crate) async fn put(db: &mut Db, rows: &[&PresenceRow]) -> Result<(), Failur
         .bind(rows.iter().map(|row| row.newest_report_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.last_complete_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.containers_version).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.facts_version).collect::<Vec<_>>())
         .execute(db.connection())
         .await?;
     Ok(())

@@ -13,7 +13,7 @@ use enlist_core::store::{Append, LAST_USE_GRAIN};
 use sqlx::Row;
 
 use crate::agent_token::note_used;
-use crate::column::{At, Count, Id, to_json};
+use crate::column::{At, Count, Id};
 use crate::error::Failure;
 use crate::partition::Day;
 use crate::snapshot::{self, SnapshotRow, insert_one, insert_rows};
@@ -25,20 +25,20 @@ use crate::telemetry::tells;
 /// more than the rest.
 macro_rules! reports {
     () => {
-        "unnest((SELECT $1::uuid[]), $2::timestamptz[], $3::timestamptz[], $23::bigint[], $24::text[], $25::boolean[], $26::uuid[])
-             AS v (host_id, recorded_at, received_at, version, facts, complete, token_id)"
+        "unnest((SELECT $1::uuid[]), $2::timestamptz[], $3::timestamptz[], $23::bigint[], $24::bigint[], $25::boolean[], $26::uuid[])
+             AS v (host_id, recorded_at, received_at, containers_version, facts_version, complete, token_id)"
     };
 }
 
-/// That nothing of the host changes but what [`goes_on!`] writes. Of facts, a report may lack some.
+/// That nothing of the host changes but what [`goes_on!`] writes.
 ///
 /// The settings of `transaction::BEGIN` hold from the first row on; the isolation need not be named, since a stricter one
 /// fails where this one waits.
 macro_rules! is_steady {
     () => {
         "p.presence = 'online' AND NOT p.archived AND p.newest_report_at < v.recorded_at
-         AND (v.version IS NULL OR p.containers_version = v.version)
-         AND (v.facts IS NULL OR p.facts::text = v.facts COLLATE \"C\" OR p.facts::jsonb @> v.facts::jsonb)
+         AND p.containers_version = coalesce(v.containers_version, p.containers_version)
+         AND p.facts_version = coalesce(v.facts_version, p.facts_version)
          AND (SELECT set_config('lock_timeout', '10s', true) <> ''
                  AND set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                          WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, true) <> '')"
@@ -50,6 +50,7 @@ macro_rules! goes_on {
     () => {
         "UPDATE {schema}.host_presence AS p SET
              last_seen_at = greatest(p.last_seen_at, v.received_at),
+             sweep_minute = {schema}.sweep_minute(greatest(p.last_seen_at, v.received_at), p.liveness_window),
              newest_report_at = v.recorded_at,
              last_complete_at = CASE WHEN v.complete THEN v.received_at ELSE p.last_complete_at END"
     };
@@ -62,7 +63,8 @@ macro_rules! take_one {
             "WITH taken AS (",
             goes_on!(),
             " FROM (SELECT $1::uuid AS host_id, $2::timestamptz AS recorded_at, $3::timestamptz AS received_at,
-                           $21::bigint AS version, $22::text AS facts, $23::boolean AS complete, $24::uuid AS token_id) AS v
+                           $21::bigint AS containers_version, $22::bigint AS facts_version, $23::boolean AS complete,
+                           $24::uuid AS token_id) AS v
               WHERE p.host_id = v.host_id AND ",
             is_steady!(),
             " RETURNING p.host_id, v.received_at, v.token_id
@@ -154,8 +156,9 @@ struct Candidate<'a> {
     /// Of those containers that it measured.
     keys: Vec<i64>,
     /// At which version of the host's containers it changes none; `None` when it cannot at any.
-    version: Option<Count>,
-    facts: Option<String>,
+    containers_version: Option<Count>,
+    /// At which version of its facts it changes none; `None` when it says none.
+    facts_version: Option<Count>,
     complete: bool,
     /// If its use may be due to be written.
     token_id: Option<Id>,
@@ -167,7 +170,7 @@ impl<'a> Candidate<'a> {
         if !shared.partitions.knows(Day::of(report.recorded_at)) {
             return None;
         }
-        let (version, keys) = if tells(report) {
+        let (containers_version, keys) = if tells(report) {
             let known = &shared.remembered.described;
             let (version, described) = known.latest(contact.host_id)?;
             let fingerprints = known.fingerprints(&report.containers);
@@ -180,18 +183,21 @@ impl<'a> Candidate<'a> {
         } else {
             (None, Vec::new())
         };
-        let facts = report.host.facts.as_ref().map(to_json).transpose().ok()?;
-        // `json` keeps what `jsonb` refuses.
-        if facts.as_ref().is_some_and(|facts| facts.contains("\\u0000")) {
-            return None;
-        }
+        let facts_version = match &report.host.facts {
+            None => None,
+            Some(facts) => {
+                let known = &shared.remembered.facts;
+                let (version, told) = known.latest(contact.host_id)?;
+                (told == known.fingerprint(facts)).then_some(Some(Count(version)))?
+            }
+        };
         let is_due = shared.remembered.uses.is_due(contact.token_id, contact.at);
         Some(Self {
             place,
             row: SnapshotRow::of(contact.host_id.into(), report, contact.at).ok()?,
             keys,
-            version,
-            facts,
+            containers_version,
+            facts_version,
             complete: report.containers_complete,
             token_id: is_due.then(|| contact.token_id.into()),
         })
@@ -251,15 +257,15 @@ async fn store(shared: &Arc<Shared>, candidates: &[Candidate<'_>]) -> Result<Has
     let rows = shared.write_alone(|db| {
         let statement = match candidates {
             [of] => snapshot::statement_of_one(db, text, (&of.row, &of.keys))?
-                .bind(of.version)
-                .bind(of.facts.as_deref())
+                .bind(of.containers_version)
+                .bind(of.facts_version)
                 .bind(of.complete)
                 .bind(of.token_id),
             several => {
                 let rows: Vec<_> = several.iter().map(|of| (&of.row, &*of.keys)).collect();
                 snapshot::statement(db, text, &rows)?
-                    .bind(several.iter().map(|of| of.version).collect::<Vec<_>>())
-                    .bind(several.iter().map(|of| of.facts.as_deref()).collect::<Vec<_>>())
+                    .bind(several.iter().map(|of| of.containers_version).collect::<Vec<_>>())
+                    .bind(several.iter().map(|of| of.facts_version).collect::<Vec<_>>())
                     .bind(several.iter().map(|of| of.complete).collect::<Vec<_>>())
                     .bind(several.iter().map(|of| of.token_id).collect::<Vec<_>>())
             }

@@ -9,9 +9,9 @@ use enlist_core::event::{Event, Position};
 use enlist_core::install_token::InstallToken;
 use enlist_core::store::{
     AgentTokenQuery, AgentTokenRecord, Aggregate, Append, Appended, CandidateQuery, Candidates, Commit, Contact,
-    ContainerQuery, ContainerRecord, Described, DescribedCache, EventQuery, HostLookup, HostQuery, HostRecord,
-    InstallTokenQuery, Key, Known, Page, Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep, Swept,
-    TelemetryQuery,
+    ContainerQuery, ContainerRecord, Described, DescribedCache, EventQuery, FactsCache, HostLookup, HostQuery,
+    HostRecord, InstallTokenQuery, Key, Known, Page, Prune, Pruned, RecentUses, Store, StoreError, Subscription, Sweep,
+    Swept, TelemetryQuery,
 };
 use enlist_core::telemetry::HostSnapshot;
 use enlist_core::{HostId, TokenHash};
@@ -22,6 +22,7 @@ use crate::builder::{PgStoreBuilder, UNREADABLE};
 use crate::column::Count;
 use crate::contact::Used;
 use crate::error::Failure;
+use crate::lease::KeptLease;
 use crate::migrate::{self, Gate};
 use crate::partition::Partitions;
 use crate::sql::Sql;
@@ -38,6 +39,8 @@ const POOL: (u32, Duration) = (16, Duration::from_secs(5));
 /// How many containers' descriptions and keys are remembered, at about 40 bytes each: a report of one that is not costs the
 /// reading of its host's rows.
 const DESCRIBED: usize = 1_500_000;
+/// How many hosts' facts are remembered, at about 60 bytes each: a report of one that is not reads what is stored.
+const FACTS: usize = 200_000;
 /// How many tokens' last uses are remembered: that of one that is not costs a look at its row.
 const USED: usize = 200_000;
 
@@ -61,6 +64,8 @@ pub struct PgStore {
 pub(crate) struct Shared {
     /// Where connections come from.
     pub(crate) pool: PgPool,
+    /// The one that reports keep.
+    pub(crate) kept: KeptLease,
     /// The schema, and the statements about it.
     pub(crate) sql: Sql,
     /// The way to PostgreSQL itself, if one is known.
@@ -81,6 +86,8 @@ pub(crate) struct Shared {
 pub(crate) struct Remembered {
     /// What the rows of hosts' containers say, and the keys that reports name them by.
     pub(crate) described: DescribedCache<i64>,
+    /// What hosts last said of their machines.
+    pub(crate) facts: FactsCache,
     /// When tokens were last seen to be used.
     pub(crate) uses: RecentUses,
 }
@@ -90,13 +97,15 @@ pub(crate) struct Remembered {
 pub(crate) struct Learnt {
     /// What the rows of a host's containers say, at which version.
     pub(crate) described: Vec<(HostId, u64, Described<i64>)>,
+    /// The fingerprint of what a host said of its machine, and which version of the stored facts it changes nothing of.
+    pub(crate) told: Vec<(HostId, u64, u64)>,
     /// Which uses of tokens were written.
     pub(crate) used: Vec<Used>,
 }
 
 impl Default for Remembered {
     fn default() -> Self {
-        Self { described: DescribedCache::new(DESCRIBED), uses: RecentUses::new(USED) }
+        Self { described: DescribedCache::new(DESCRIBED), facts: FactsCache::new(FACTS), uses: RecentUses::new(USED) }
     }
 }
 
@@ -104,6 +113,9 @@ impl Remembered {
     pub(crate) fn learn(&self, learnt: Learnt) {
         for (host_id, version, described) in learnt.described {
             self.described.fill(host_id, version, Arc::new(described));
+        }
+        for (host_id, version, fingerprint) in learnt.told {
+            self.facts.fill(host_id, version, fingerprint);
         }
         for (token_id, at) in learnt.used {
             self.uses.note(token_id, at);

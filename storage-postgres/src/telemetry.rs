@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use enlist_core::HostId;
-use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Described, Fingerprint, Page, TelemetryQuery};
+use enlist_core::store::{Append, AppendOutcome, Appended, Contact, Fingerprint, Page, TelemetryQuery};
 use enlist_core::telemetry::{HostSnapshot, Report};
 
 use crate::column::{At, Id};
@@ -147,10 +146,10 @@ async fn store(db: &mut Db, reports: &[Append], doubtful: bool) -> Result<(Appen
     let rows: Vec<_> = batch.firsts.iter().filter(accepted).map(|first| &first.row).collect();
     let accepted: Vec<_> = batch.firsts.iter().filter(accepted).map(|first| &reports[first.place]).collect();
     // Containers before the reports that name them, by keys that are theirs then.
-    let (keys, described) = describe(db, &mut visits, &accepted).await?;
+    let (keys, learnt) = describe(db, &mut visits, &accepted).await?;
     snapshot::insert(db, &rows.into_iter().zip(keys.iter().map(Vec::as_slice)).collect::<Vec<_>>()).await?;
     let (events, used) = visits.finish(db).await?;
-    Ok((Appended { outcomes, events }, Learnt { described, used }))
+    Ok((Appended { outcomes, events }, Learnt { used, ..learnt }))
 }
 
 fn row_of<'a>(db: &Db, contact: &Contact, report: &'a Report) -> Result<SnapshotRow<'a>, Failure> {
@@ -216,17 +215,13 @@ impl<'a> Batch<'a> {
 type Keys = Vec<Vec<i64>>;
 
 /// Takes over the facts and the containers of those reports that are newer than all before them, in their order. Gives
-/// the keys by which all of them name their containers, and what the rows of containers that were read say then.
-async fn describe(
-    db: &mut Db,
-    visits: &mut Visits,
-    accepted: &[&Append],
-) -> Result<(Keys, Vec<(HostId, u64, Described<i64>)>), Failure> {
+/// the keys by which all of them name their containers, and what is known of the hosts then.
+async fn describe(db: &mut Db, visits: &mut Visits, accepted: &[&Append]) -> Result<(Keys, Learnt), Failure> {
     let shared = db.shared();
     let known = &shared.remembered.described;
     let fingerprints: Vec<_> = accepted.iter().map(|append| known.fingerprints(&append.report.containers)).collect();
     let mut newest = Vec::new();
-    let mut changed = HashSet::new();
+    let (mut changed, mut told) = (HashSet::new(), HashMap::new());
     for (append, fingerprints) in accepted.iter().zip(&fingerprints) {
         let (host_id, report) = (append.contact.host_id, &append.report);
         let Some(visit) = visits.get_mut(host_id.into()) else { continue };
@@ -253,6 +248,8 @@ async fn describe(
         let Some(visit) = visits.get_mut(host_id) else { continue };
         if let Some(facts) = &report.host.facts {
             visit.presence.merge_facts(facts);
+            // The last one is all that needs to be known: the host has agreed to it since.
+            told.insert(contact.host_id, shared.remembered.facts.fingerprint(facts));
         }
         if !tells(report) {
             continue;
@@ -270,11 +267,15 @@ async fn describe(
     }
     container::put(db, &mut of_host).await?;
     let keys = name(db, visits, &of_host, accepted, &fingerprints).await?;
-    let read = changed.into_iter().filter_map(|host_id| {
+    let described = changed.into_iter().filter_map(|host_id| {
         let (containers, visit) = (of_host.get(&host_id.into())?, visits.get_mut(host_id.into())?);
         Some((host_id, visit.presence.containers_version.0, containers.described(known)))
     });
-    Ok((keys, read.collect()))
+    let described = described.collect();
+    let told = told.into_iter().filter_map(|(host_id, fingerprint)| {
+        Some((host_id, visits.get_mut(host_id.into())?.presence.facts_version.0, fingerprint))
+    });
+    Ok((keys, Learnt { described, told: told.collect(), ..Learnt::default() }))
 }
 
 /// The keys by which reports name the containers that they measured. Of a host whose rows were not read, those that are

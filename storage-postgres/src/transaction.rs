@@ -30,13 +30,13 @@ use std::time::Duration;
 
 use enlist_core::store::{Choice, ENOUGH, StoreError};
 use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row, raw_sql};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
 
 use crate::column::Count;
 use crate::error::Failure;
+use crate::lease::Lease;
 use crate::partition::Day;
 use crate::store::Shared;
 
@@ -66,47 +66,6 @@ pub(crate) const COUNT: &str = "SELECT count(*) AS number FROM (SELECT FROM ";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a transaction that lost against others is made, all in all.
 const ATTEMPTS: u32 = 8;
-
-/// A connection of the pool. It goes back there only when nothing is open on it; otherwise it is closed.
-///
-/// Not sqlx's `Transaction`: that counts a transaction only after the server has answered `BEGIN`, and gives a
-/// connection back with one open when its future was dropped, or had failed, before that.
-pub(crate) struct Lease {
-    connection: PoolConnection<Postgres>,
-    clean: bool,
-}
-
-impl Lease {
-    /// Begins a transaction on a connection of the pool.
-    pub(crate) async fn begin(shared: &Shared, text: &'static str) -> Result<Self, Failure> {
-        let mut lease = Self { connection: shared.pool.acquire().await?, clean: false };
-        raw_sql(text).execute(lease.connection()).await?;
-        Ok(lease)
-    }
-
-    pub(crate) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    pub(crate) async fn commit(mut self) -> Result<(), Failure> {
-        raw_sql("COMMIT").execute(self.connection()).await?;
-        self.clean = true;
-        Ok(())
-    }
-
-    /// What went wrong before says more than how the rollback went; where that fails, the connection is closed.
-    pub(crate) async fn rollback(mut self) {
-        self.clean = raw_sql("ROLLBACK").execute(self.connection()).await.is_ok();
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.clean {
-            self.connection.close_on_drop();
-        }
-    }
-}
 
 /// A connection at work.
 pub(crate) struct Db {
@@ -216,8 +175,8 @@ impl Shared {
         work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let lease = match begin {
-            Some(text) => Lease::begin(self, text).await?,
-            None => Lease { connection: self.pool.acquire().await?, clean: false },
+            Some(text) => Lease::begin(&self.pool, text).await?,
+            None => Lease::acquire(&self.pool).await?,
         };
         let mut db = Db { lease, shared: Arc::clone(self), missing: BTreeSet::new() };
         let answer = match self.gate.check(&mut db).await {
@@ -227,7 +186,7 @@ impl Shared {
         // A read has nothing to lose.
         match begin {
             Some(_) => db.lease.rollback().await,
-            None => db.lease.clean = true,
+            None => db.lease.give_back(),
         }
         answer
     }
@@ -289,7 +248,7 @@ impl Shared {
             }
             missing = self.partitions.ensure(self, days).await?;
         }
-        let lease = Lease::begin(self, BEGIN).await?;
+        let lease = Lease::begin(&self.pool, BEGIN).await?;
         let mut db = Db { lease, shared: Arc::clone(self), missing };
         let answer = match self.gate.check(&mut db).await {
             Ok(()) => work(&mut db).await,
@@ -321,9 +280,9 @@ impl Shared {
     ) -> Result<Vec<PgRow>, Failure> {
         in_time(async {
             let lease = if self.through_pooler {
-                Lease::begin(self, BEGIN).await?
+                Lease::begin(&self.pool, BEGIN).await?
             } else {
-                Lease { connection: self.pool.acquire().await?, clean: false }
+                self.kept.acquire(&self.pool).await?
             };
             let mut db = Db { lease, shared: Arc::clone(self), missing: BTreeSet::new() };
             let rows = match statement(&db) {
@@ -333,7 +292,8 @@ impl Shared {
             match (&rows, self.through_pooler) {
                 (Ok(_), true) => db.lease.commit().await?,
                 (Err(_), true) => db.lease.rollback().await,
-                (_, false) => db.lease.clean = true,
+                (Ok(_), false) => self.kept.give_back(&self.pool, db.lease),
+                (Err(_), false) => db.lease.give_back(),
             }
             rows
         })

@@ -9,8 +9,10 @@ use enlist_core::conformance::sample::{self, at};
 use enlist_core::host::Host;
 use enlist_core::install_token::{Binding, InstallToken};
 use enlist_core::store::{
-    Commit, ContainerQuery, Expected, HostWrite, Known, Prune, Revision, Store, StoreErrorKind, Write,
+    Append, AppendOutcome, Commit, ContainerQuery, Expected, HostWrite, Known, Prune, Revision, Store, StoreErrorKind,
+    Write,
 };
+use enlist_core::telemetry::Report;
 
 /// A host of tenant `acme` with one Active agent token, one Issued install token, one event and one report.
 async fn enrolled() -> (Server, Hand, Host) {
@@ -337,17 +339,56 @@ async fn text_is_compared_byte_by_byte() {
     assert_eq!(other.await, Vec::<Option<String>>::new());
 }
 
+/// Neither generated nor checked, so each writer is tried: what sweeps find hosts by would hide one for ever.
+#[tokio::test]
+async fn every_writer_of_a_last_contact_writes_its_minute() {
+    let (server, mut hand, host) = enrolled().await;
+    let store = server.open();
+    let minute = "SELECT (sweep_minute - sweep_minute('2026-01-01Z', NULL))::text || CASE
+                      WHEN sweep_minute = sweep_minute(last_seen_at, liveness_window) THEN '' ELSE ', wrong' END
+                  FROM host_presence WHERE last_seen_at IS NOT NULL";
+    let append = async |report: Report| {
+        let appended = store.append(vec![Append { contact: sample::contact(&host, report.recorded_at), report }]).await;
+        assert!(matches!(appended.unwrap().outcomes[..], [AppendOutcome::Accepted]));
+    };
+    assert_eq!(hand.column(minute).await, Vec::<Option<String>>::new());
+    store.touch(vec![sample::contact(&host, at(0))]).await.unwrap();
+    assert_eq!(hand.value(minute).await, "0");
+    // The transaction, and the statement.
+    append(sample::report(at(65))).await;
+    assert_eq!(hand.value(minute).await, "1");
+    append(sample::report(at(125))).await;
+    assert_eq!(hand.value(minute).await, "2");
+    // An older contact.
+    store.touch(vec![sample::contact(&host, at(10))]).await.unwrap();
+    assert_eq!(hand.value(minute).await, "2");
+    hand.run("UPDATE hosts SET liveness_window = 300").await;
+    assert_eq!(hand.value(minute).await, "7");
+    append(sample::report(at(190))).await;
+    assert_eq!(hand.value(minute).await, "8");
+    hand.run("UPDATE hosts SET liveness_window = NULL").await;
+    assert_eq!(hand.value(minute).await, "3");
+    // Silence leaves the last contact as it was.
+    sample::watch(&store).await;
+    let swept = store.sweep(sample::sweep(at(100_000), std::time::Duration::from_secs(90))).await.unwrap();
+    assert_eq!(swept.events.len(), 1);
+    assert_eq!(hand.value(minute).await, "3");
+}
+
 /// A report within the minute of the one before it touches no index at all.
 #[tokio::test]
 async fn a_contact_writes_to_the_index_of_those_online_once_a_minute() {
     let (server, mut hand, host) = enrolled().await;
     server.open().touch(vec![sample::contact(&host, at(0))]).await.unwrap();
+    let heard = |seconds| {
+        format!(
+            "UPDATE host_presence SET last_seen_at = at, sweep_minute = sweep_minute(at, liveness_window)
+             FROM (SELECT timestamptz '2026-01-01Z' + {seconds} * interval '1 s') AS v (at)"
+        )
+    };
     hand.run("BEGIN").await;
     for (seconds, expected) in [(59, "1"), (60, "1"), (119, "2")] {
-        hand.run(&format!(
-            "UPDATE host_presence SET last_seen_at = timestamptz '2026-01-01Z' + {seconds} * interval '1 s'"
-        ))
-        .await;
+        hand.run(&heard(seconds)).await;
         let hot = hand.value("SELECT pg_stat_get_xact_tuples_hot_updated('host_presence'::regclass)::text").await;
         assert_eq!(hot, expected, "at {seconds} s");
     }
@@ -358,10 +399,7 @@ async fn a_contact_writes_to_the_index_of_those_online_once_a_minute() {
     let mut hand = server.by_hand().await;
     hand.run("BEGIN").await;
     for (seconds, expected) in [(30, "1"), (34, "2"), (35, "2"), (94, "3")] {
-        hand.run(&format!(
-            "UPDATE host_presence SET last_seen_at = timestamptz '2026-01-01Z' + {seconds} * interval '1 s'"
-        ))
-        .await;
+        hand.run(&heard(seconds)).await;
         let hot = hand.value("SELECT pg_stat_get_xact_tuples_hot_updated('host_presence'::regclass)::text").await;
         assert_eq!(hot, expected, "at {seconds} s");
     }

@@ -32,7 +32,13 @@ impl FactsCache {
 
     /// The fingerprint of what was taken over last, if what is stored is still of this version.
     pub fn find(&self, host_id: HostId, version: u64) -> Option<u64> {
-        self.hosts.get(&host_id).filter(|(known, _)| *known == version).map(|(_, fingerprint)| fingerprint)
+        self.latest(host_id).filter(|(known, _)| *known == version).map(|(_, fingerprint)| fingerprint)
+    }
+
+    /// What was taken over last, and the version of what is stored since, as (version, fingerprint): for a store that compares
+    /// the version only when it writes.
+    pub fn latest(&self, host_id: HostId) -> Option<(u64, u64)> {
+        self.hosts.get(&host_id)
     }
 
     /// Remembers what was taken over, and the version of what is stored since.

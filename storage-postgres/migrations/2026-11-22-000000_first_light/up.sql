@@ -277,19 +277,21 @@ CREATE INDEX events_at ON events USING brin (at);
 -- revision. Room on each page, and no index of what every report changes, so that rewriting touches no index.
 CREATE TABLE host_presence (
     host_id            uuid             NOT NULL PRIMARY KEY,
-    presence           text COLLATE "C" NOT NULL CHECK (presence IN ('pending', 'online', 'unreachable')),
+    presence           text COLLATE "C" NOT NULL,
+    -- Before all that every report writes: the log has what lies between the first and the last byte that changed.
+    facts              json             NOT NULL CHECK (json_typeof(facts) = 'object'),
     -- By the server's clock.
     last_seen_at       timestamptz,
     -- When the silence was noticed.
     unreachable_since  timestamptz,
-    facts              json             NOT NULL CHECK (json_typeof(facts) = 'object'),
     -- `recorded_at` of the newest stored report: kept when that report itself is pruned.
     newest_report_at   timestamptz,
     -- When the newest report that named all containers arrived: the containers that are not removed were in it, so
     -- that their rows need not be rewritten to say so.
     last_complete_at   timestamptz,
-    -- Raised by every write of a container row of the host: whoever caches those rows compares it.
-    containers_version bigint           NOT NULL CHECK (containers_version >= 0),
+    -- Raised by every write of a container row of the host, and of `facts`: whoever knows what is there compares them.
+    containers_version bigint           NOT NULL,
+    facts_version      bigint           NOT NULL,
     -- Whether `hosts.archived_at` is set, restated: a statement that had to wait for this row sees it as it is then, but
     -- every other row as it was when the statement began. What takes a report in one statement decides by this row alone.
     archived           boolean          NOT NULL,
@@ -297,17 +299,24 @@ CREATE TABLE host_presence (
     liveness_window    bigint,
     -- What a sweep finds silent hosts by: the minute of `last_seen_at`, or, of a host with a window of its own, that in which
     -- it ends; counted from 2000. An index of `last_seen_at` itself would have every report write to all indexes; of
-    -- reports that come twice a minute or more often, this lets one a minute do so. Written out, since minutes of a
-    -- time are what no function of PostgreSQL 13 gives that is immutable.
-    sweep_minute       bigint           GENERATED ALWAYS AS
-        (floor((date_part('epoch', last_seen_at - timestamptz '2000-01-01 00:00:00+00') + coalesce(liveness_window, 0))
-               / 60)::bigint) STORED,
+    -- reports that come twice a minute or more often, this lets one a minute do so. Whoever writes one of the two columns
+    -- writes this one, by the function below. Neither generated nor checked: the server reads and plans the expression
+    -- of either anew with each statement, which is a tenth of what a report that comes alone costs it.
+    sweep_minute       bigint,
     CONSTRAINT host_presence_facts CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
         WHEN 'unreachable' THEN last_seen_at IS NOT NULL AND unreachable_since IS NOT NULL
-    END)
+        ELSE false
+    END),
+    CONSTRAINT host_presence_versions CHECK (containers_version >= 0 AND facts_version >= 0)
 ) WITH (fillfactor = 60);
+
+-- Inlined where it stands.
+CREATE FUNCTION sweep_minute(last_seen_at timestamptz, liveness_window bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT floor((date_part('epoch', last_seen_at - timestamptz '2000-01-01 00:00:00+00') + coalesce(liveness_window, 0))
+                 / 60)::bigint
+$$;
 
 -- Finds the few hosts that are online and were not heard of late, several times a minute. Those that fell are not in it:
 -- they may stay for years.
@@ -347,7 +356,8 @@ CREATE TRIGGER hosts_bury BEFORE DELETE ON hosts FOR EACH ROW EXECUTE FUNCTION b
 -- after the hosts themselves, here as everywhere.
 CREATE FUNCTION restate_host() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL, liveness_window = NEW.liveness_window
+    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL, liveness_window = NEW.liveness_window,
+                             sweep_minute = sweep_minute(last_seen_at, NEW.liveness_window)
     WHERE host_id = NEW.id;
     RETURN NULL;
 END
