@@ -254,7 +254,6 @@ fn too_large(count: u64) -> bool {
 pub(crate) type Keyed<'r, 'a> = (&'r SnapshotRow<'a>, &'r [i64]);
 
 /// The containers of several reports, one after the other.
-#[derive(Default)]
 struct Containers {
     /// Where those of each report begin and end, counted from 1.
     bounds: (Vec<Option<i32>>, Vec<Option<i32>>),
@@ -266,7 +265,12 @@ struct Containers {
 impl Containers {
     fn of(rows: &[Keyed<'_, '_>]) -> Result<Self, Failure> {
         let place = |place: usize| i32::try_from(place).map_err(|_| Failure::Invalid("too many containers at once"));
-        let mut all = Self::default();
+        let number = rows.iter().map(|(_, keys)| keys.len()).sum();
+        let mut all = Self {
+            bounds: (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len())),
+            cpu_cores: Vec::with_capacity(number),
+            numbers: Vec::with_capacity(number * 8),
+        };
         for (row, keys) in rows {
             let low = all.cpu_cores.len() + 1;
             for (key, metrics) in keys.iter().zip(&row.containers) {
@@ -294,12 +298,18 @@ pub(crate) async fn insert(db: &mut Db, rows: &[Keyed<'_, '_>]) -> Result<(), Fa
 /// A statement of this crate with its values, ready to be run.
 type Statement = Query<'static, Postgres, PgArguments>;
 
+/// How many values a statement of reports has at most.
+const VALUES: usize = 27;
+/// About how many bytes they are for each report, and for each of its containers: as much memory is taken at once, which else
+/// grows by doubling and copying.
+const BYTES: (usize, usize) = (400, 9 * 12);
+
 /// The statement with what `insert!` takes of these reports.
 pub(crate) fn statement(db: &Db, text: &'static str, rows: &[Keyed<'_, '_>]) -> Result<Statement, Failure> {
     let of_all = || rows.iter().map(|(row, _)| row);
     let Containers { bounds: (lows, highs), cpu_cores, numbers } = Containers::of(rows)?;
     let mut statement = db
-        .query(text)
+        .query_with_room(text, VALUES, rows.len() * BYTES.0 + cpu_cores.len() * BYTES.1)
         .bind(of_all().map(|row| row.host_id).collect::<Vec<_>>())
         .bind(of_all().map(|row| At(row.report.recorded_at)).collect::<Vec<_>>())
         .bind(of_all().map(|row| At(row.received_at)).collect::<Vec<_>>());

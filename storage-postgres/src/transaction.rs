@@ -32,7 +32,7 @@ use enlist_core::store::{Choice, ENOUGH, StoreError};
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::{Arguments as _, PgConnection, Postgres, QueryBuilder, Row};
 
 use crate::column::Count;
 use crate::error::Failure;
@@ -77,7 +77,19 @@ pub(crate) struct Db {
 impl Db {
     /// A statement of this crate, qualified with the schema.
     pub(crate) fn query(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
-        sqlx::query(self.shared.sql.qualify(text)).persistent(!self.shared.through_pooler)
+        self.query_with_room(text, 0, 0)
+    }
+
+    /// The same with room for the values: so many, in so many bytes.
+    pub(crate) fn query_with_room(
+        &self,
+        text: &'static str,
+        values: usize,
+        bytes: usize,
+    ) -> Query<'static, Postgres, PgArguments> {
+        let mut arguments = PgArguments::default();
+        arguments.reserve(values, bytes);
+        sqlx::query_with(self.shared.sql.qualify(text), arguments).persistent(!self.shared.through_pooler)
     }
 
     /// A statement put together at run time: it begins so, and is not kept prepared, since its text has many forms.

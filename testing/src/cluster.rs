@@ -88,6 +88,7 @@ fn configuration(directory: &Path, durability: Durability) -> String {
             "
 fsync = off
 synchronous_commit = off
+shared_buffers = 64MB
 full_page_writes = off
 wal_level = minimal
 max_wal_senders = 0"
@@ -102,7 +103,6 @@ port = {port}
 max_connections = 400
 # A test may have all of a schema in one transaction, and many tests run at once.
 max_locks_per_transaction = 256
-shared_buffers = 64MB
 huge_pages = off
 timezone = 'UTC'
 log_timezone = 'UTC'
