@@ -49,11 +49,14 @@ async fn it_is_kept_for_the_next_report_and_given_back_if_there_is_none() {
 async fn the_last_one_of_a_pool_is_not_kept() {
     let (watched, pool, agent) = steady(1).await;
     let mut there = 0;
-    for seconds in 2..12 {
+    for seconds in 2..10 {
+        // A new one each time.
+        sleep(Duration::from_millis(150)).await;
         accepted(&watched.store, [agent.append(full_report(seconds))]).await;
         sleep(SHORTLY).await;
         there += usize::from(pool.try_acquire().is_some());
     }
+    // A machine that has much to do may be too slow for some.
     assert!(there > 0);
 }
 
