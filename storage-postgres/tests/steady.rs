@@ -212,11 +212,16 @@ async fn what_another_replica_has_written_is_seen() {
                    facts_version = facts_version + 1"#;
     watched.while_it_waits(vec![agent.append(with_facts(6, machine()))], facts).await.unwrap();
     assert_eq!(agent.record(&watched.store).await.presence.facts, machine());
+    // By the other one, and taken back by this one.
+    accepted(&other, [agent.append(with_facts(7, HostFacts { cpu_count: Some(4), ..machine() }))]).await;
+    assert_eq!(agent.record(&watched.store).await.presence.facts.cpu_count, Some(4));
+    accepted(&watched.store, [agent.append(with_facts(8, machine()))]).await;
+    assert_eq!(agent.record(&watched.store).await.presence.facts, machine());
     // A newer report.
     let newer = format!("UPDATE host_presence SET newest_report_at = '{}'", at(60));
-    watched.while_it_waits(vec![agent.append(full_report(7))], &newer).await.unwrap();
+    watched.while_it_waits(vec![agent.append(full_report(9))], &newer).await.unwrap();
     assert_eq!(agent.record(&watched.store).await.presence.newest_report_at, Some(at(60)));
-    assert_eq!(watched.ways().await, ["6 transaction", "7 transaction"]);
+    assert_eq!(watched.ways().await, ["6", "7", "8", "9"].map(|at| format!("{at} transaction")));
 }
 
 #[tokio::test]
