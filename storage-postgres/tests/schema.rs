@@ -233,8 +233,13 @@ async fn presence_comes_with_exactly_its_facts() {
         "presence = 'unreachable', last_seen_at = now()",
         "last_seen_at = now()",
         "presence = 'online', last_seen_at = now(), unreachable_since = now()",
+        "presence = 'gone'",
     ] {
         assert_eq!(hand.refusal(&format!("UPDATE host_presence SET {set}")).await, "host_presence_facts", "{set}");
+    }
+    for version in ["containers_version", "facts_version"] {
+        let refusal = hand.refusal(&format!("UPDATE host_presence SET {version} = -1")).await;
+        assert_eq!(refusal, "host_presence_versions", "{version}");
     }
 }
 
