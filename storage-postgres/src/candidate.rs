@@ -46,7 +46,7 @@ enum Drive {
     Tag(String),
 }
 
-/// `list_candidates`. Several statements: in a snapshot.
+/// `list_candidates`. Several statements: in a snapshot, as a walk whose statements are kept.
 pub(crate) async fn list(db: &mut Db, query: &CandidateQuery) -> Result<Candidates, Failure> {
     let visible = Visible::of(&query.scope, query.tenant_id.as_ref());
     if visible.is_nothing() {
@@ -60,20 +60,24 @@ pub(crate) async fn list(db: &mut Db, query: &CandidateQuery) -> Result<Candidat
     if ids.is_empty() {
         return Ok(Candidates { items: Vec::new(), next });
     }
-    let rows = db.query(RECORDS).bind(ids.clone()).fetch_all(db.connection()).await?;
-    let mut found = HashMap::new();
-    for row in &rows {
-        let record: HostRecord = host::record(row)?;
-        found.insert(record.host.id, Candidate { metrics: metrics(row)?, record });
-    }
+    let mut found = records(db, &ids).await?;
     Ok(Candidates { items: ids.into_iter().filter_map(|id| found.remove(&HostId::from(id))).collect(), next })
+}
+
+async fn records(db: &mut Db, ids: &[Id]) -> Result<HashMap<HostId, Candidate>, Failure> {
+    let rows = db.query(RECORDS).bind(ids.to_vec()).fetch_all(db.connection()).await?;
+    let candidate = |row: &PgRow| {
+        let record: HostRecord = host::record(row)?;
+        Ok((record.host.id, Candidate { metrics: metrics(row)?, record }))
+    };
+    rows.iter().map(candidate).collect()
 }
 
 /// The next places of the ring, one more than was asked for, and whether each may take the work.
 async fn window(db: &mut Db, query: &CandidateQuery, visible: Visible) -> Result<Vec<(Id, bool)>, Failure> {
     let drive = drive(db, query, &visible).await?;
     let mut text = walk(db, db.builder(""), query, visible, &drive);
-    let rows = text.build().persistent(false).fetch_all(db.connection()).await?;
+    let rows = db.kept(&mut text).fetch_all(db.connection()).await?;
     rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("eligible")?))).collect()
 }
 
@@ -198,5 +202,37 @@ mod tests {
             assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
             assert!(plan.iter().all(|step| !step.contains("Sort") && !step.contains("Seq Scan")), "{plan:#?}");
         }
+    }
+
+    /// Planning takes far longer than the walk: it is not done again for other values.
+    #[tokio::test]
+    async fn a_walk_and_its_records_are_planned_once_whatever_the_values() {
+        let database = enlist_testing::Database::empty("candidate").await.expect("a database");
+        let store = crate::PgStore::connect(database.url()).await.expect("it is there");
+        store.migrate().await.expect("the tables");
+        let plans = store.shared.kept_walk(|db| {
+            Box::pin(async move {
+                for number in 1..=3 {
+                    let tags =
+                        [format!("x{number}"), format!("y{number}")].map(|tag| tag.parse().expect("a tag")).into();
+                    let query = CandidateQuery { tags, ..CandidateQuery::new(Scope::All, number) };
+                    assert_eq!(list(db, &query).await?.items.len(), 0);
+                    records(db, &[Id::from(HostId::from_uuid(uuid::Uuid::from_u128(number as u128)))]).await?;
+                }
+                let kept = sqlx::query("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements");
+                Ok(kept.fetch_all(db.connection()).await?)
+            })
+        });
+        let plans = plans.await.expect("statements");
+        let ours = |row: &PgRow| !row.get::<String, _>("statement").contains("pg_prepared_statements");
+        let plans: Vec<(i64, i64)> = plans
+            .iter()
+            .filter(|row| ours(row))
+            .map(|row| (row.get("generic_plans"), row.get("custom_plans")))
+            .collect();
+        // A count of each tag, the walk, the records, and once, of a new connection, the version of the schema.
+        assert!(plans.iter().all(|(_, custom)| *custom == 0), "{plans:?}");
+        assert!(plans.iter().filter(|(generic, _)| *generic >= 3).count() >= 3, "{plans:?}");
+        store.close().await;
     }
 }

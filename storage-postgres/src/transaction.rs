@@ -51,12 +51,25 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
 /// Several statements that see one moment. Pruning waits for readers too, so a vanished one is ended as well.
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL idle_in_transaction_session_timeout = '8s'";
-/// The same for a page that is found by a walk through one index, in its order, whatever the engine believes of how often a
-/// value is there: it would rather read and sort all that there is. Nor is it worth while to compile such a walk.
-const BEGIN_WALK: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-    SET LOCAL idle_in_transaction_session_timeout = '8s';
-    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
-    SET LOCAL enable_incremental_sort = off; SET LOCAL jit = off";
+/// The same for what is found by a walk through one index, in its order, and looked up row by row, whatever the engine
+/// believes of how often a value is there: it would rather read and sort all that there is. Nor is it worth while to compile
+/// such a walk, or to call other processes for it.
+macro_rules! begin_walk {
+    ($more:literal) => {
+        concat!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+             SET LOCAL idle_in_transaction_session_timeout = '8s';
+             SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
+             SET LOCAL enable_incremental_sort = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+             SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off",
+            $more
+        )
+    };
+}
+const BEGIN_WALK: &str = begin_walk!("");
+/// Of statements that are [`kept`](Db::kept): planned once, and not for every value again, which takes ten times as long as
+/// the walk.
+const BEGIN_KEPT_WALK: &str = begin_walk!("; SET LOCAL plan_cache_mode = force_generic_plan");
 /// Behind a pooler, a single read needs a transaction too: between two messages the connection may be another.
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
     SET LOCAL idle_in_transaction_session_timeout = '8s'";
@@ -95,6 +108,11 @@ impl Db {
     /// A statement put together at run time: it begins so, and is not kept prepared, since its text has many forms.
     pub(crate) fn builder(&self, begin: &str) -> QueryBuilder<Postgres> {
         QueryBuilder::new(self.shared.sql.put_in(begin))
+    }
+
+    /// One of few forms, which is kept prepared.
+    pub(crate) fn kept<'a>(&self, text: &'a mut QueryBuilder<Postgres>) -> Query<'a, Postgres, PgArguments> {
+        text.build().persistent(!self.shared.through_pooler)
     }
 
     /// The connection that statements are run on.
@@ -139,7 +157,7 @@ impl Db {
     async fn count(&mut self, rows: Option<QueryBuilder<Postgres>>, limit: usize) -> Result<usize, Failure> {
         let Some(mut text) = rows else { return Ok(limit) };
         text.push(" LIMIT ").push_bind(i64::try_from(limit).unwrap_or(i64::MAX)).push(") AS enough");
-        let row = text.build().persistent(false).fetch_one(self.connection()).await?;
+        let row = self.kept(&mut text).fetch_one(self.connection()).await?;
         let Count(number) = row.try_get("number")?;
         Ok(usize::try_from(number).unwrap_or(limit))
     }
@@ -169,6 +187,14 @@ impl Shared {
         work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
     ) -> Result<T, StoreError> {
         Ok(self.read_in_task(Some(BEGIN_WALK), work).await?)
+    }
+
+    /// The same, for statements that are [`kept`](Db::kept).
+    pub(crate) async fn kept_walk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl for<'a> FnOnce(&'a mut Db) -> BoxFuture<'a, Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.read_in_task(Some(BEGIN_KEPT_WALK), work).await?)
     }
 
     /// In a task of its own: when nobody waits for it any more, it ends in order, and its connection is kept.
