@@ -1,15 +1,14 @@
 //! Agent tokens: their rows, and the questions about them.
 
 use enlist_core::agent_token::{AgentToken, AgentTokenState, CredentialKind, Origin, RetiredBy, RevokeReason};
-use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, Credential, Known, LAST_USE_GRAIN, Page, Tombstone};
+use enlist_core::store::{AgentTokenQuery, AgentTokenRecord, LAST_USE_GRAIN, Page};
 use enlist_core::{AgentTokenId, HostId, TokenHash};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use crate::column::{At, Count, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
+use crate::column::{At, Hash, Id, UNKNOWN_WORD, overread, parse, parse_optional, required};
 use crate::contact::Used;
 use crate::error::Failure;
-use crate::host::{lifecycle_of, window_of};
 use crate::transaction::Db;
 
 /// The columns of an [`AgentTokenRow`], of `agent_tokens AS a`.
@@ -19,15 +18,8 @@ macro_rules! agent_token_columns {
          a.predecessor_id, a.state, a.state_at, a.succeeded_by, a.retired_by, a.revoke_reason, a.created_at, a.expires_at"
     };
 }
+pub(crate) use agent_token_columns;
 
-const AUTHENTICATE: &str = concat!(
-    "SELECT ",
-    agent_token_columns!(),
-    ", h.tenant_id, h.archived_at, h.generation, h.liveness_window
-     FROM {schema}.agent_tokens AS a JOIN {schema}.hosts AS h ON h.id = a.host_id
-     WHERE a.hash = $1"
-);
-const TOMBSTONE: &str = "SELECT token_id, host_id, deleted_at FROM {schema}.tombstones WHERE hash = $1";
 const BY_HASH: &str = concat!("SELECT ", agent_token_columns!(), " FROM {schema}.agent_tokens AS a WHERE a.hash = $1");
 const BY_ID: &str = concat!("SELECT ", agent_token_columns!(), " FROM {schema}.agent_tokens AS a WHERE a.id = $1");
 // `AgentToken::is_live`, restated where rows are chosen: a host may have a long past of ended ones.
@@ -209,29 +201,8 @@ impl AgentTokenRow {
     }
 }
 
-/// `authenticate`: one look-up by the hash and one of its host, in one statement; another only for a hash that no token
-/// has. A deletion between the two is seen by the second.
-pub(crate) async fn authenticate(db: &mut Db, hash: &TokenHash) -> Result<Option<Known>, Failure> {
-    if let Some(row) = db.query(AUTHENTICATE).bind(Hash(*hash)).fetch_optional(db.connection()).await? {
-        let generation: Count = row.try_get("generation")?;
-        return Ok(Some(Known::Credential(Box::new(Credential {
-            token: AgentTokenRow::read(&row)?.decode()?,
-            tenant_id: parse(row.try_get("tenant_id")?)?,
-            lifecycle: lifecycle_of(row.try_get("archived_at")?),
-            generation: generation.0,
-            liveness_window: window_of(&row)?,
-        }))));
-    }
-    let row = db.query(TOMBSTONE).bind(Hash(*hash)).fetch_optional(db.connection()).await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Known::Tombstone(Tombstone {
-        token_id: row.try_get::<Id, _>("token_id")?.into(),
-        host_id: row.try_get::<Id, _>("host_id")?.into(),
-        deleted_at: row.try_get::<At, _>("deleted_at")?.0,
-    })))
-}
-
-fn decode(row: &PgRow) -> Result<AgentToken, Failure> {
+/// The token in a row of [`agent_token_columns!`].
+pub(crate) fn decode(row: &PgRow) -> Result<AgentToken, Failure> {
     AgentTokenRow::read(row)?.decode()
 }
 

@@ -101,6 +101,7 @@ impl PgStoreBuilder {
             gate: Default::default(),
             partitions: Default::default(),
             remembered: Default::default(),
+            questions: Default::default(),
             steadiness: Default::default(),
         };
         Ok(PgStore::of(Arc::new(shared)))

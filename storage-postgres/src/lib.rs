@@ -2,6 +2,7 @@
 
 mod agent_token;
 mod aggregate;
+mod authenticate;
 mod builder;
 mod candidate;
 mod column;

@@ -18,6 +18,7 @@ use enlist_core::{HostId, TokenHash};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Row};
 
+use crate::authenticate::Questions;
 use crate::builder::{PgStoreBuilder, UNREADABLE};
 use crate::column::Count;
 use crate::contact::Used;
@@ -78,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) partitions: Partitions,
     /// What is known of rows without reading them.
     pub(crate) remembered: Remembered,
+    /// Who waits for what a token is.
+    pub(crate) questions: Questions,
     /// Whether reports are taken in one statement now.
     pub(crate) steadiness: Steadiness,
 }
@@ -213,8 +216,7 @@ impl Store for PgStore {
     }
 
     async fn authenticate(&self, hash: &TokenHash) -> Result<Option<Known>, StoreError> {
-        let hash = *hash;
-        self.shared.read(move |db| Box::pin(async move { agent_token::authenticate(db, &hash).await })).await
+        self.shared.authenticate(hash).await
     }
 
     async fn find_host(&self, lookup: &HostLookup) -> Result<Option<HostRecord>, StoreError> {
@@ -229,7 +231,7 @@ impl Store for PgStore {
 
     async fn list_candidates(&self, query: &CandidateQuery) -> Result<Candidates, StoreError> {
         let query = query.clone();
-        self.shared.walk(move |db| Box::pin(async move { candidate::list(db, &query).await })).await
+        self.shared.kept_walk(move |db| Box::pin(async move { candidate::list(db, &query).await })).await
     }
 
     async fn list_install_tokens(&self, query: &InstallTokenQuery) -> Result<Page<InstallToken>, StoreError> {

@@ -42,7 +42,7 @@ pub struct Limits {
     pub batch_reports: usize,
     /// How many bytes of JSON one transaction takes before the last of its reports is added. Default 4 MiB.
     pub batch_bytes: usize,
-    /// How many credentials are remembered. Default 100,000.
+    /// How many credentials are remembered, at some 200 bytes each. Default 200,000. Each that is not costs a look into the store.
     pub cached_credentials: usize,
     /// How long one is remembered; never more than 30 s. Default 30 s.
     pub credential_cache_ttl: Duration,
@@ -98,7 +98,7 @@ impl Default for Limits {
             queue_bytes: 64 << 20,
             batch_reports: 256,
             batch_bytes: 4 << 20,
-            cached_credentials: 100_000,
+            cached_credentials: 200_000,
             credential_cache_ttl: Duration::from_secs(30),
             telemetry_retention: 30 * DAY,
             event_retention: 365 * DAY,
