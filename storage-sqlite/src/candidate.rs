@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Binary, Bool};
-use enlist_core::HostId;
+use diesel::sql_types::{BigInt, Binary, Bool};
 use enlist_core::host::HostKind;
 use enlist_core::store::{Candidate, CandidateQuery, Candidates, Visible};
 use enlist_core::telemetry::HostMetrics;
@@ -30,6 +29,8 @@ enum Drive {
 
 #[derive(QueryableByName)]
 struct Place {
+    #[diesel(sql_type = BigInt)]
+    host_key: i64,
     #[diesel(sql_type = Binary)]
     id: Id,
     #[diesel(sql_type = Bool)]
@@ -46,29 +47,27 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &CandidateQuery) ->
     let more = places.len() > query.limit;
     places.truncate(query.limit);
     let next = places.last().filter(|_| more).map(|place| place.id.into());
-    let ids: Vec<_> = places.into_iter().filter(|place| place.eligible).map(|place| place.id).collect();
+    let keys: Vec<_> = places.into_iter().filter(|place| place.eligible).map(|place| place.host_key).collect();
 
-    let mut records = HashMap::new();
-    let (mut by_key, mut report_ids) = (HashMap::new(), Vec::new());
+    let (mut candidates, mut report_ids) = (HashMap::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
     // A statement has a bound on its parameters, a query has none.
-    for ids in ids.chunks(1_000) {
-        for (record, host_key, report_id) in host::records(connection, ids)? {
-            by_key.insert(host_key, record.host.id);
+    for keys in keys.chunks(1_000) {
+        for (record, host_key, report_id) in host::records(connection, keys)? {
+            candidates.insert(host_key, Candidate { record, metrics: None });
             report_ids.extend(report_id);
-            records.insert(record.host.id, (record, None));
         }
     }
     for report_ids in report_ids.chunks(1_000) {
         for (host_key, recorded_at, metrics) in measured(connection, report_ids)? {
-            if let Some((record, newest)) = by_key.get(&host_key).and_then(|host_id| records.get_mut(host_id))
-                && record.presence.newest_report_at == Some(recorded_at.0)
+            if let Some(candidate) = candidates.get_mut(&host_key)
+                && candidate.record.presence.newest_report_at == Some(recorded_at.0)
             {
-                *newest = Some(metrics);
+                candidate.metrics = Some(metrics);
             }
         }
     }
-    let found = ids.into_iter().filter_map(|id| records.remove(&HostId::from(id)));
-    Ok(Candidates { items: found.map(|(record, metrics)| Candidate { record, metrics }).collect(), next })
+    let items = keys.into_iter().filter_map(|host_key| candidates.remove(&host_key)).collect();
+    Ok(Candidates { items, next })
 }
 
 /// The next places of the ring, one more than was asked for, and whether each may take the work.
@@ -98,7 +97,7 @@ fn walk(query: &CandidateQuery, visible: Visible, drive: Drive) -> Statement {
     };
     let mut text = Statement::default();
     // `is_eligible`, restated where rows are chosen.
-    text.push("SELECT ").push(id).push(" AS id, ");
+    text.push("SELECT h.host_key, ").push(id).push(" AS id, ");
     text.push("p.presence = 'online' AND h.archived_at IS NULL AND h.cordoned = 0");
     match visible {
         Visible::Everything => {}
@@ -124,7 +123,9 @@ fn walk(query: &CandidateQuery, visible: Visible, drive: Drive) -> Statement {
         let tagged = " AND EXISTS (SELECT 1 FROM host_tags AS g WHERE g.host_id = h.id AND g.tag = ?)";
         text.bind(tagged, Value::Text(tag.as_str().to_owned()));
     }
-    text.push(" AS eligible FROM ").push(table).push(" CROSS JOIN host_presence AS p ON p.host_id = h.id WHERE ");
+    text.push(" AS eligible FROM ")
+        .push(table)
+        .push(" CROSS JOIN host_presence AS p ON p.host_key = h.host_key WHERE ");
     match drive {
         Drive::Fleet => text.push(condition),
         Drive::Kind(kind) => text.bind(condition, Value::Text(kind.as_str().to_owned())),
@@ -229,6 +230,7 @@ fn measured(connection: &mut SqliteConnection, report_ids: &[i64]) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use enlist_core::HostId;
     use enlist_core::policy::Scope;
 
     use super::*;

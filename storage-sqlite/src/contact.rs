@@ -23,12 +23,12 @@ use crate::{agent_token, event};
 /// What contact has to know of a host, all of it in one row: that and nothing else is read for a host that goes on as it
 /// did.
 const HEAD: &str = concat!(
-    "SELECT p.archived, p.facts_version, p.host_key, ",
+    "SELECT p.archived, p.facts_version, ",
     presence_columns!(),
     " FROM host_presence AS p WHERE p.host_id = ?"
 );
 /// What an event tells of it besides.
-const WHOSE: &str = "SELECT tenant_id, kind FROM hosts WHERE id = ?";
+const WHOSE: &str = "SELECT tenant_id, kind FROM hosts WHERE host_key = ?";
 
 /// `touch`.
 pub(crate) fn touch(ingest: &mut Ingest<'_>, contacts: &[Contact]) -> Result<Vec<Event>, Failure> {
@@ -69,8 +69,6 @@ pub(crate) struct Visited {
 pub(crate) struct Visit {
     /// Which.
     pub(crate) host_id: HostId,
-    /// What snapshots name it by.
-    pub(crate) host_key: i64,
     /// What it shows of itself.
     pub(crate) presence: PresenceState,
     is_archived: bool,
@@ -124,7 +122,7 @@ impl<'a> Visits<'a> {
                 continue;
             };
             visit.presence.write(self.transaction, &mut contact)?;
-            visited.told.extend(visit.facts.write(self.transaction, host_id)?);
+            visited.told.extend(visit.facts.write(self.transaction, &visit.presence)?);
             for (token, at) in visit.uses {
                 if self.remembered.uses.is_due(token, at)
                     && agent_token::note_use(self.transaction, host_id, token, at)?
@@ -133,7 +131,7 @@ impl<'a> Visits<'a> {
                 }
             }
             if let Some((contact, before)) = visit.came {
-                events.extend(online_event(self.transaction, &contact, before, visit.presence.presence)?);
+                events.extend(online_event(self.transaction, &contact, before, &visit.presence)?);
             }
             if let Some(containers) = visit.containers {
                 visited.read.push((host_id, visit.presence.containers_version.0, containers));
@@ -165,10 +163,9 @@ impl Visit {
         let mut rows = head.query([Id::from(host_id)])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let Count(version) = row.get(1)?;
-        let presence = PresenceState::read(host_id, row, 3)?;
+        let presence = PresenceState::read(host_id, row, 2)?;
         Ok(Some(Self {
             host_id,
-            host_key: row.get(2)?,
             is_archived: row.get(0)?,
             facts: Facts { version, told: remembered.facts.find(host_id, version), known: None, changed: false },
             described: remembered.described.find(host_id, presence.containers_version.0),
@@ -205,7 +202,7 @@ impl Visit {
         remembered: &Remembered,
         newer: &HostFacts,
     ) -> Result<(), Failure> {
-        const READ: &str = "SELECT facts FROM hosts WHERE id = ?";
+        const READ: &str = "SELECT facts FROM hosts WHERE host_key = ?";
         let fingerprint = remembered.facts.fingerprint(newer);
         if self.facts.told == Some(fingerprint) {
             return Ok(());
@@ -214,7 +211,7 @@ impl Visit {
             Some(known) => known,
             unread => {
                 let mut statement = transaction.prepare_cached(READ)?;
-                let mut rows = statement.query([Id::from(self.host_id)])?;
+                let mut rows = statement.query([self.presence.host_key])?;
                 unread.insert(from_json(required(text(required(rows.next()?)?, 0)?)?)?)
             }
         };
@@ -240,14 +237,14 @@ impl Visit {
 impl Facts {
     /// Writes them if they changed. What there is to remember, when the transaction has been committed: the version, and
     /// what was told.
-    fn write(self, transaction: &Transaction<'_>, host_id: HostId) -> Result<Option<(HostId, u64, u64)>, Failure> {
-        const WRITE: &str = "UPDATE hosts SET facts = ?2 WHERE id = ?1";
+    fn write(self, transaction: &Transaction<'_>, of: &PresenceState) -> Result<Option<(HostId, u64, u64)>, Failure> {
+        const WRITE: &str = "UPDATE hosts SET facts = ?2 WHERE host_key = ?1";
         // Nothing was read: what is remembered holds.
         let (Some(known), Some(told)) = (self.known, self.told) else { return Ok(None) };
         if self.changed {
-            transaction.prepare_cached(WRITE)?.execute(params![Id::from(host_id), to_json(&known)?])?;
+            transaction.prepare_cached(WRITE)?.execute(params![of.host_key, to_json(&known)?])?;
         }
-        Ok(Some((host_id, self.version + u64::from(self.changed), told)))
+        Ok(Some((of.host_id, self.version + u64::from(self.changed), told)))
     }
 }
 
@@ -255,11 +252,11 @@ fn online_event(
     transaction: &Transaction<'_>,
     contact: &Contact,
     before: Presence,
-    after: Presence,
+    after: &PresenceState,
 ) -> Result<Option<NewEvent>, Failure> {
     let mut statement = transaction.prepare_cached(WHOSE)?;
-    let mut rows = statement.query([Id::from(contact.host_id)])?;
+    let mut rows = statement.query([after.host_key])?;
     let row = required(rows.next()?)?;
     let (tenant_id, kind) = (parse(required(text(row, 0)?)?)?, kind_of(required(text(row, 1)?)?)?);
-    Ok(came_online(contact, &tenant_id, kind, before, after))
+    Ok(came_online(contact, &tenant_id, kind, before, after.presence))
 }

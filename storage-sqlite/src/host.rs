@@ -1,8 +1,7 @@
 //! Hosts: their rows, and the questions about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
-use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use enlist_core::host::{Host, HostKind, Lifecycle, Tag};
@@ -15,7 +14,7 @@ use crate::error::Failure;
 use crate::presence::PresenceRow;
 use crate::schema::{deleted_hosts, host_presence, host_tags, hosts};
 
-/// A row of `hosts`. Null is written as NULL, so that each statement has one text and is prepared once.
+/// A row of `hosts`, but for its key. Null is written as NULL, so that each statement has one text and is prepared once.
 #[derive(Debug, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = hosts, treat_none_as_default_value = false, treat_none_as_null = true)]
 #[diesel(check_for_backend(diesel::sqlite::Sqlite))]
@@ -112,7 +111,8 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
         Expected::Absent => {
             let made = diesel::insert_into(hosts::table).values(&row).execute(connection);
             made.map_err(|error| first_clash(connection, host, error.into()))?;
-            let presence = PresenceRow::new(host, unused_key(connection)?);
+            let host_key = hosts::table.find(row.id).select(hosts::host_key).get_result(connection)?;
+            let presence = PresenceRow::new(host, host_key);
             diesel::insert_into(host_presence::table).values(&presence).execute(connection)?;
         }
         Expected::Revision(revision) => {
@@ -124,13 +124,6 @@ pub(crate) fn put(connection: &mut SqliteConnection, host: &Host, expected: Expe
         }
     }
     put_tags(connection, host)
-}
-
-/// A key that no host has, nor any that was deleted and of which there are still snapshots.
-fn unused_key(connection: &mut SqliteConnection) -> Result<i64, Failure> {
-    let of_hosts = host_presence::table.select(max(host_presence::host_key)).get_result::<Option<i64>>(connection)?;
-    let of_deleted = deleted_hosts::table.select(max(deleted_hosts::host_key)).get_result::<Option<i64>>(connection)?;
-    Ok(of_hosts.max(of_deleted).unwrap_or_default() + 1)
 }
 
 /// Of several clashes SQLite reports whichever index it meets first; the contract wants the name's before the others.
@@ -154,11 +147,7 @@ pub(crate) fn delete(
     at: Timestamp,
 ) -> Result<(), Failure> {
     let id = Id::from(id);
-    let entry = host_presence::table.find(id).select((
-        host_presence::host_id,
-        host_presence::host_key,
-        At(at).into_sql::<BigInt>(),
-    ));
+    let entry = hosts::table.find(id).select((hosts::id, hosts::host_key, At(at).into_sql::<BigInt>()));
     diesel::insert_into(deleted_hosts::table)
         .values(entry)
         .into_columns((deleted_hosts::host_id, deleted_hosts::host_key, deleted_hosts::deleted_at))
@@ -172,11 +161,8 @@ pub(crate) fn delete(
 
 /// `find_host`.
 pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Result<Option<HostRecord>, Failure> {
-    let query = hosts::table.inner_join(host_presence::table).select((
-        HostRow::as_select(),
-        hosts::facts,
-        PresenceRow::as_select(),
-    ));
+    let of_one = host_presence::table.on(host_presence::host_key.eq(hosts::host_key));
+    let query = hosts::table.inner_join(of_one).select((HostRow::as_select(), hosts::facts, PresenceRow::as_select()));
     let row: Result<RecordRow, _> = match lookup {
         HostLookup::Id(id) => query.filter(hosts::id.eq(Id::from(*id))).get_result(connection),
         HostLookup::ExternalId(tenant_id, external_id) => query
@@ -194,18 +180,17 @@ pub(crate) fn find(connection: &mut SqliteConnection, lookup: &HostLookup) -> Re
     record(row, tags).map(Some)
 }
 
-/// These hosts, each with the key that its snapshots name it by, and the row of its newest report; as many as a statement
-/// may have parameters.
+/// The hosts of these keys, each with its key and the row of its newest report; as many as a statement may have parameters.
 pub(crate) fn records(
     connection: &mut SqliteConnection,
-    ids: &[Id],
+    keys: &[i64],
 ) -> Result<Vec<(HostRecord, i64, Option<i64>)>, Failure> {
     let rows = hosts::table
-        .inner_join(host_presence::table)
-        .filter(hosts::id.eq_any(ids))
+        .inner_join(host_presence::table.on(host_presence::host_key.eq(hosts::host_key)))
+        .filter(hosts::host_key.eq_any(keys))
         .select((HostRow::as_select(), hosts::facts, PresenceRow::as_select()))
         .load::<RecordRow>(connection)?;
-    let mut tags = tags_of_all(connection, ids.iter().copied())?;
+    let mut tags = tags_of_all(connection, &rows)?;
     rows.into_iter()
         .map(|row| {
             let PresenceRow { host_key, newest_report_id, .. } = row.2;
@@ -246,18 +231,15 @@ fn tags_of(connection: &mut SqliteConnection, id: HostId) -> Result<BTreeSet<Tag
 
 fn tags_of_all(
     connection: &mut SqliteConnection,
-    ids: impl Iterator<Item = Id>,
-) -> Result<BTreeMap<HostId, BTreeSet<Tag>>, Failure> {
-    let mut tags = BTreeMap::<HostId, BTreeSet<Tag>>::new();
-    let ids: Vec<_> = ids.collect();
-    // A statement has a bound on its parameters, a page has none.
-    for ids in ids.chunks(1_000) {
-        let rows = host_tags::table.filter(host_tags::host_id.eq_any(ids)).select((host_tags::host_id, host_tags::tag));
-        for (id, tag) in rows.load::<(Id, String)>(connection)? {
-            tags.entry(id.into()).or_default().insert(parse(&tag)?);
-        }
+    rows: &[RecordRow],
+) -> Result<HashMap<HostId, BTreeSet<Tag>>, Failure> {
+    let ids = rows.iter().map(|(host, ..)| host.id);
+    let tags = host_tags::table.filter(host_tags::host_id.eq_any(ids)).select((host_tags::host_id, host_tags::tag));
+    let mut of_hosts = HashMap::<HostId, BTreeSet<Tag>>::with_capacity(rows.len());
+    for (id, tag) in tags.load::<(Id, String)>(connection)? {
+        of_hosts.entry(id.into()).or_default().insert(parse(&tag)?);
     }
-    Ok(tags)
+    Ok(of_hosts)
 }
 
 /// Writes only what changed: most writes of a host change no tag.

@@ -1,11 +1,11 @@
 //! Pages of hosts: walked by the index that has the fewest rows for what is asked.
 
 use diesel::prelude::*;
-use diesel::sql_types::Binary;
+use diesel::sql_types::BigInt;
 use enlist_core::host::{HostKind, Status};
 use enlist_core::store::{HostDrive, HostQuery, HostRecord, Page, Visible, behind_prefix};
 
-use crate::column::{Id, overread};
+use crate::column::overread;
 use crate::error::Failure;
 use crate::host;
 use crate::statement::{Statement, Value, choose};
@@ -20,11 +20,11 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     let drive = choose(connection, drives, |drive| rows_of(query, drive))?.unwrap_or(HostDrive::Everything);
     let places = walk(query, &visible, &drive).load::<Place>(connection)?;
     let places = Page::of_overread(places, query.limit);
-    let ids: Vec<_> = places.items.into_iter().map(|place| place.id).collect();
-    let mut items = Vec::with_capacity(ids.len());
+    let keys: Vec<_> = places.items.into_iter().map(|place| place.host_key).collect();
+    let mut items = Vec::with_capacity(keys.len());
     // A statement has a bound on its parameters, a page has none.
-    for ids in ids.chunks(1_000) {
-        items.extend(host::records(connection, ids)?.into_iter().map(|(record, ..)| record));
+    for keys in keys.chunks(1_000) {
+        items.extend(host::records(connection, keys)?.into_iter().map(|(record, ..)| record));
     }
     items.sort_unstable_by_key(|record| record.host.id);
     Ok(Page { items, more: places.more })
@@ -32,8 +32,8 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
 
 #[derive(QueryableByName)]
 struct Place {
-    #[diesel(sql_type = Binary)]
-    id: Id,
+    #[diesel(sql_type = BigInt)]
+    host_key: i64,
 }
 
 /// What is counted of a drive: rows behind the cursor, where the index has them in their order; nothing of what is all.
@@ -54,13 +54,13 @@ fn rows_of(query: &HostQuery, drive: &HostDrive) -> Option<Statement> {
     Some(text)
 }
 
-/// The ids of the page, and one more.
+/// The keys of the page's hosts, and one more.
 fn walk(query: &HostQuery, visible: &Visible, drive: &HostDrive) -> Statement {
     let mut text = Statement::default();
     match drive {
         HostDrive::Tenants(tenants) => {
             for (place, tenant_id) in tenants.iter().enumerate() {
-                text.push(if place == 0 { "SELECT id FROM (" } else { " UNION ALL SELECT id FROM (" });
+                text.push(if place == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
                 walk_one(&mut text, query, visible, drive, Some(tenant_id));
                 text.push(")");
             }
@@ -91,7 +91,7 @@ impl Source {
             HostDrive::Tenants(_) => ("hosts AS h INDEXED BY sqlite_autoindex_hosts_2", "h.id"),
             HostDrive::NamePrefix { tenant_id: None, .. } => ("hosts AS h INDEXED BY hosts_named", "h.id"),
             HostDrive::NamePrefix { .. } => ("hosts AS h INDEXED BY hosts_named_in_tenant", "h.id"),
-            HostDrive::Everything => ("hosts AS h NOT INDEXED", "h.id"),
+            HostDrive::Everything => ("hosts AS h INDEXED BY sqlite_autoindex_hosts_1", "h.id"),
         };
         Self { table, id }
     }
@@ -145,18 +145,22 @@ fn behind(text: &mut Statement, id: &str, query: &HostQuery) {
     text.push(" AND ").push(id).bind(" > ?", Value::Bytes(after));
 }
 
-/// Ids in their order. A `+` keeps a column from being looked up in an index: those are conditions of rows alone.
+/// Keys in the order of the ids. A `+` keeps a column from being looked up in an index: those are conditions of rows alone.
 fn walk_one(text: &mut Statement, query: &HostQuery, visible: &Visible, drive: &HostDrive, tenant_id: Option<&String>) {
     let source = Source::of(drive);
-    text.push("SELECT ").push(source.id).push(" AS id FROM ").push(source.table);
+    let of_presence = source.id == "p.host_id";
+    text.push("SELECT ").push(source.id).push(" AS id, ");
+    text.push(if of_presence { "p.host_key" } else { "h.host_key" }).push(" FROM ").push(source.table);
     let asks_host = *visible != Visible::Everything || query.kind.is_some() || query.name_prefix.is_some();
-    if asks_host && source.id != "h.id" {
+    if of_presence && asks_host {
+        text.push(" CROSS JOIN hosts AS h ON h.host_key = p.host_key");
+    } else if !of_presence && source.id != "h.id" {
         text.push(" CROSS JOIN hosts AS h ON h.id = ").push(source.id);
     }
     // What stands beside the tag is what would be found there.
     let status = query.status.filter(|_| !matches!(drive, HostDrive::TagOfStatus(..)));
-    if status.is_some() && source.id != "p.host_id" {
-        text.push(" CROSS JOIN host_presence AS p ON p.host_id = ").push(source.id);
+    if status.is_some() && !of_presence {
+        text.push(" CROSS JOIN host_presence AS p ON p.host_key = h.host_key");
     }
     text.push(" WHERE ");
     source.condition(text, drive, tenant_id);
@@ -258,7 +262,7 @@ mod tests {
                 HostDrive::Tenants(vec!["a".to_owned(), "b".to_owned()]),
                 "sqlite_autoindex_hosts_2",
             ),
-            (all.clone(), HostDrive::Everything, "PRIMARY KEY"),
+            (all.clone(), HostDrive::Everything, "sqlite_autoindex_hosts_1"),
             (all.clone(), by_name(None), "hosts_named"),
             (HostQuery { scope: tenant("a"), ..all }, by_name(Some("a")), "hosts_named_in_tenant"),
         ];

@@ -86,7 +86,7 @@ macro_rules! judged {
             presence_columns!(),
             ", ",
             $ended,
-            " AS ended FROM host_presence AS p CROSS JOIN hosts AS h ON h.id = p.host_id"
+            " AS ended FROM host_presence AS p CROSS JOIN hosts AS h ON h.host_key = p.host_key"
         )
     };
 }

@@ -14,7 +14,7 @@ use crate::schema::{host_presence, hosts};
 /// What [`PresenceState::read`] reads, of `host_presence AS p`.
 macro_rules! presence_columns {
     () => {
-        "p.presence, p.last_seen_at, p.unreachable_since, p.newest_report_at, p.newest_report_id, p.last_complete_at,
+        "p.host_key, p.presence, p.last_seen_at, p.unreachable_since, p.newest_report_at, p.newest_report_id, p.last_complete_at,
          p.containers_version, p.liveness_window, p.sweep_minute"
     };
 }
@@ -25,9 +25,9 @@ pub(crate) use presence_columns;
 #[diesel(table_name = host_presence, treat_none_as_default_value = false)]
 #[diesel(check_for_backend(diesel::sqlite::Sqlite))]
 pub(crate) struct PresenceRow {
-    host_id: Id,
     /// What snapshots name the host by.
     pub(crate) host_key: i64,
+    host_id: Id,
     presence: String,
     last_seen_at: Option<At>,
     unreachable_since: Option<At>,
@@ -44,8 +44,8 @@ impl PresenceRow {
     /// Of a host that was just made: Pending.
     pub(crate) fn new(host: &Host, host_key: i64) -> Self {
         Self {
-            host_id: host.id.into(),
             host_key,
+            host_id: host.id.into(),
             presence: Status::Pending.as_str().to_owned(),
             last_seen_at: None,
             unreachable_since: None,
@@ -73,6 +73,8 @@ impl PresenceRow {
 pub(crate) struct PresenceState {
     /// Whose.
     pub(crate) host_id: HostId,
+    /// What snapshots name the host by, and what its row is found by.
+    pub(crate) host_key: i64,
     /// Whether the host is heard.
     pub(crate) presence: Presence,
     /// `recorded_at` of the newest stored report.
@@ -93,17 +95,18 @@ pub(crate) struct PresenceState {
 impl PresenceState {
     /// Reads it from `first` on: the columns of [`presence_columns!`].
     pub(crate) fn read(host_id: HostId, row: &Row<'_>, first: usize) -> Result<Self, Failure> {
-        let presence = presence_of(required(text(row, first)?)?, row.get(first + 1)?, row.get(first + 2)?)?;
-        let containers_version = row.get(first + 6)?;
+        let presence = presence_of(required(text(row, first + 1)?)?, row.get(first + 2)?, row.get(first + 3)?)?;
+        let containers_version = row.get(first + 7)?;
         Ok(Self {
             host_id,
+            host_key: row.get(first)?,
             presence,
-            newest_report_at: row.get(first + 3)?,
-            newest_report_id: row.get(first + 4)?,
-            last_complete_at: row.get(first + 5)?,
+            newest_report_at: row.get(first + 4)?,
+            newest_report_id: row.get(first + 5)?,
+            last_complete_at: row.get(first + 6)?,
             containers_version,
-            liveness_window: row.get(first + 7)?,
-            before: (is_online(presence), containers_version, row.get(first + 8)?),
+            liveness_window: row.get(first + 8)?,
+            before: (is_online(presence), containers_version, row.get(first + 9)?),
         })
     }
 
@@ -112,7 +115,7 @@ impl PresenceState {
         const CONTACT: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5
-            WHERE host_id = ?1";
+            WHERE host_key = ?1";
         Ok(transaction.prepare_cached(CONTACT)?)
     }
 
@@ -124,25 +127,24 @@ impl PresenceState {
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
                 containers_version = ?6, sweep_minute = ?7
-            WHERE host_id = ?1";
+            WHERE host_key = ?1";
         // And those of statuses: of transitions only.
         const CHANGE: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
                 containers_version = ?6, sweep_minute = ?7, presence = ?8, unreachable_since = ?9
-            WHERE host_id = ?1";
-        let host_id = Id::from(self.host_id);
+            WHERE host_key = ?1";
         let last_seen_at = self.presence.last_seen_at();
         let sweep_minute = last_seen_at.map(|at| sweep_minute(at, self.liveness_window));
         let last_seen_at = last_seen_at.map(At);
-        let Self { newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
+        let Self { host_key, newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
         let (was_online, version_before, minute_before) = self.before;
         let is_still_online = was_online && is_online(self.presence);
         if is_still_online && version_before == *containers_version && minute_before == sweep_minute {
-            contact.execute(params![host_id, last_seen_at, newest_report_at, newest_report_id, last_complete_at])?;
+            contact.execute(params![host_key, last_seen_at, newest_report_at, newest_report_id, last_complete_at])?;
         } else if is_still_online {
             transaction.prepare_cached(MOVED)?.execute(params![
-                host_id,
+                host_key,
                 last_seen_at,
                 newest_report_at,
                 newest_report_id,
@@ -156,7 +158,7 @@ impl PresenceState {
                 Presence::Pending | Presence::Online { .. } => None,
             };
             transaction.prepare_cached(CHANGE)?.execute(params![
-                host_id,
+                host_key,
                 last_seen_at,
                 newest_report_at,
                 newest_report_id,
@@ -204,7 +206,7 @@ pub(crate) fn merge_enrolment_facts(
 ) -> Result<(), Failure> {
     let host = hosts::table.find(Id::from(host_id));
     let (newest_report_at, known) = host
-        .inner_join(host_presence::table)
+        .inner_join(host_presence::table.on(host_presence::host_key.eq(hosts::host_key)))
         .select((host_presence::newest_report_at, hosts::facts))
         .get_result::<(Option<At>, String)>(connection)?;
     let mut known: HostFacts = from_json(&known)?;

@@ -110,7 +110,7 @@ fn other_snapshots(transaction: &Transaction<'_>, prune: &Prune, room: usize) ->
     // them by way of some other index.
     const IDS: &str = "SELECT s.report_id
          FROM host_presence p CROSS JOIN host_metric_snapshots s ON s.host_key = p.host_key AND s.recorded_at < ?
-         ORDER BY p.host_id
+         ORDER BY p.host_key
          LIMIT ?";
     let ids = load(transaction, IDS, params![At(prune.snapshots_before), overread(room)], |row| row.get(0))?;
     delete_one_by_one(transaction, Page::of_overread(ids, room))

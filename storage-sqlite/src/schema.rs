@@ -16,6 +16,7 @@ table! {
 
 table! {
     hosts (id) {
+        host_key -> BigInt,
         id -> Binary,
         revision -> BigInt,
         tenant_id -> Text,
@@ -104,9 +105,9 @@ table! {
 }
 
 table! {
-    host_presence (host_id) {
-        host_id -> Binary,
+    host_presence (host_key) {
         host_key -> BigInt,
+        host_id -> Binary,
         presence -> Text,
         last_seen_at -> Nullable<BigInt>,
         unreachable_since -> Nullable<BigInt>,
@@ -181,7 +182,6 @@ table! {
     }
 }
 
-joinable!(host_presence -> hosts (host_id));
 joinable!(agent_tokens -> hosts (host_id));
 
 allow_tables_to_appear_in_same_query!(hosts, host_presence, host_tags, agent_tokens);

@@ -120,14 +120,14 @@ impl<'a> Rows<'a> {
     ) -> Result<AppendOutcome, Failure> {
         let newest = visit.presence.newest_report_at.is_none_or(|newest| report.recorded_at > newest.0);
         // A report that is newer than the newest one was not stored before.
-        if !newest && let Some(stored) = stored(self.transaction, visit.host_key, At(report.recorded_at))? {
+        if !newest && let Some(stored) = stored(self.transaction, visit.presence.host_key, At(report.recorded_at))? {
             return Ok(if stored.repeats(report) { AppendOutcome::Duplicate } else { AppendOutcome::Conflict });
         }
         let fingerprints = remembered.described.fingerprints(&report.containers);
         if newest {
             describe(self.transaction, remembered, visit, report, &fingerprints, received_at)?;
         }
-        insert(&mut self.report, visit.host_key, report, received_at)?;
+        insert(&mut self.report, visit.presence.host_key, report, received_at)?;
         let report_id = self.transaction.last_insert_rowid();
         self.containers.insert(report_id, &keyed(self.transaction, visit, report, &fingerprints)?)?;
         // Not newer than the newest, and yet of its time: that one was pruned, and this is it again.

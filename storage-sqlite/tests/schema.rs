@@ -279,7 +279,6 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "host_presence(archived,host_id)",
         "host_presence(archived,presence,host_id)",
         "host_presence(host_id)",
-        "host_presence(host_key)",
         "host_presence(sweep_minute)",
         "host_presence(sweep_minute)",
         "report_containers_more(report_id,container_key)",

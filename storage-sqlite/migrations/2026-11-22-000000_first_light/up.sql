@@ -19,7 +19,10 @@ INSERT INTO schema_epoch (id, epoch) VALUES (1, 1);
 -- Identity ----------------------------------------------------------------------------------------------------------
 
 CREATE TABLE hosts (
-    id                BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    -- What `host_presence` and snapshots name the host by: a few bytes instead of 16, by which SQLite finds a row without
+    -- comparing any. Never changed, and never given again: AUTOINCREMENT.
+    host_key          INTEGER PRIMARY KEY AUTOINCREMENT CHECK (host_key > 0),
+    id                BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     -- The guard of the whole aggregate: the host and its tokens.
     revision          INTEGER NOT NULL CHECK (revision >= 1),
     -- Never null: a host without a tenant would be nobody's, and so everybody's.
@@ -48,7 +51,7 @@ CREATE TABLE hosts (
     facts             TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(facts)),
     -- What an install token's foreign key points at, and what lists a tenant's hosts in the order of their ids.
     UNIQUE (tenant_id, id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- Archived hosts give their name free; the condition is `IS NULL`, not its opposite, and a test inserts both.
 CREATE UNIQUE INDEX hosts_name ON hosts (tenant_id, name) WHERE archived_at IS NULL;
@@ -211,10 +214,9 @@ CREATE INDEX events_host ON events (host_id) WHERE host_id IS NOT NULL;
 
 -- A row of its own beside the host's: it is rewritten with every report, by another owner, and never under the revision.
 CREATE TABLE host_presence (
-    host_id            BLOB    NOT NULL PRIMARY KEY REFERENCES hosts (id) ON DELETE CASCADE,
-    -- What snapshots name the host by: a few bytes instead of 16, and compared at once. Never changed, and never given again
-    -- while there is a snapshot that has it.
-    host_key           INTEGER NOT NULL UNIQUE CHECK (host_key > 0),
+    -- The host's own.
+    host_key           INTEGER PRIMARY KEY,
+    host_id            BLOB    NOT NULL UNIQUE REFERENCES hosts (id) ON DELETE CASCADE,
     presence           TEXT    NOT NULL CHECK (presence IN ('pending', 'online', 'unreachable')),
     -- By the server's clock.
     last_seen_at       INTEGER,
@@ -246,10 +248,18 @@ CREATE TABLE host_presence (
         WHEN 'unreachable' THEN last_seen_at IS NOT NULL AND unreachable_since IS NOT NULL
     END),
     CHECK (newest_report_id IS NULL OR newest_report_at IS NOT NULL)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TRIGGER hosts_facts AFTER UPDATE OF facts ON hosts BEGIN
-    UPDATE host_presence SET facts_version = facts_version + 1 WHERE host_id = NEW.id;
+    UPDATE host_presence SET facts_version = facts_version + 1 WHERE host_key = NEW.host_key;
+END;
+-- Under another key its snapshots would be another host's.
+CREATE TRIGGER host_presence_key_of_host BEFORE INSERT ON host_presence
+WHEN NOT EXISTS (SELECT 1 FROM hosts WHERE host_key = NEW.host_key AND id = NEW.host_id) BEGIN
+    SELECT RAISE(ABORT, 'a presence has the key of its host');
+END;
+CREATE TRIGGER hosts_key_fixed BEFORE UPDATE OF host_key ON hosts WHEN NEW.host_key <> OLD.host_key BEGIN
+    SELECT RAISE(ABORT, 'a host keeps its key');
 END;
 
 -- No foreign keys from here on: each row is written in a transaction that has just read its host, the check would cost
@@ -294,7 +304,7 @@ CREATE INDEX containers_present ON containers (host_id) WHERE removed_at IS NULL
 CREATE TABLE host_metric_snapshots (
     -- Rises with every report of any host, so that rows are appended at the end of the file.
     report_id            INTEGER PRIMARY KEY,
-    -- Of `host_presence`, or of `deleted_hosts`.
+    -- Of `hosts`, or of `deleted_hosts`.
     host_key             INTEGER NOT NULL,
     recorded_at          INTEGER NOT NULL,
     received_at          INTEGER NOT NULL,

@@ -97,7 +97,7 @@ WHEN NEW.liveness_window IS NOT OLD.liveness_window BEGIN
     UPDATE host_presence
     SET liveness_window = NEW.liveness_window,
         sweep_minute = (last_seen_at + coalesce(NEW.liveness_window, 0) * 1000000) / 60000000
-    WHERE host_id = NEW.id;
+    WHERE host_key = NEW.host_key;
 END;
 -- What is counted of it when many fall at once: how long ago they did is the monitor's to remember.
 CREATE TABLE monitor (
@@ -123,8 +123,8 @@ CREATE INDEX hosts_ring_of_kind ON hosts (kind, substr(id, 9), id) WHERE archive
 -- them has a column that a report changes.
 CREATE INDEX hosts_kind ON hosts (kind, id);
 -- Archived hosts are found by their names, too.
-CREATE INDEX hosts_named ON hosts (name);
-CREATE INDEX hosts_named_in_tenant ON hosts (tenant_id, name);
+CREATE INDEX hosts_named ON hosts (name, id);
+CREATE INDEX hosts_named_in_tenant ON hosts (tenant_id, name, id);
 
 -- Whether `hosts.archived_at` is set, restated: archived hosts keep the presence that they had, and may be many more than
 -- those that are unreachable and in service.
@@ -132,11 +132,11 @@ ALTER TABLE host_presence ADD COLUMN archived INTEGER NOT NULL DEFAULT 0 CHECK (
 UPDATE host_presence SET archived = 1 WHERE host_id IN (SELECT id FROM hosts WHERE archived_at IS NOT NULL);
 CREATE TRIGGER hosts_archived_restated AFTER UPDATE OF archived_at ON hosts
 WHEN (NEW.archived_at IS NULL) <> (OLD.archived_at IS NULL) BEGIN
-    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL WHERE host_id = NEW.id;
+    UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL WHERE host_key = NEW.host_key;
 END;
 CREATE TRIGGER host_presence_archived AFTER INSERT ON host_presence
-WHEN NEW.archived = 0 AND EXISTS (SELECT 1 FROM hosts WHERE id = NEW.host_id AND archived_at IS NOT NULL) BEGIN
-    UPDATE host_presence SET archived = 1 WHERE host_id = NEW.host_id;
+WHEN NEW.archived = 0 AND EXISTS (SELECT 1 FROM hosts WHERE host_key = NEW.host_key AND archived_at IS NOT NULL) BEGIN
+    UPDATE host_presence SET archived = 1 WHERE host_key = NEW.host_key;
 END;
 -- Written when a host comes online or falls silent. It does not begin with the presence: those that are online and were not
 -- heard of late would be looked for in it.
@@ -146,7 +146,7 @@ CREATE INDEX host_presence_archived ON host_presence (archived, host_id) WHERE a
 -- What lists and placement ask of a host besides its tag. `Status::of` of core, restated: archived, else the presence.
 CREATE VIEW host_standings (host_id, status, cordoned) AS
 SELECT p.host_id, CASE p.archived WHEN 1 THEN 'archived' ELSE p.presence END, h.cordoned
-FROM host_presence AS p JOIN hosts AS h ON h.id = p.host_id;
+FROM host_presence AS p JOIN hosts AS h USING (host_key);
 -- It stands beside each tag, so that the few hosts of a tag and a status are found without a look at each that has the tag.
 -- Kept by triggers, so that no writer can forget it. They run with transitions and edits: a contact of a host that is online
 -- names none of these columns.
