@@ -64,18 +64,7 @@ pub(crate) fn choose<T>(
     drives: Vec<T>,
     rows_of: impl Fn(&T) -> Option<Statement>,
 ) -> Result<Option<T>, Failure> {
-    #[derive(QueryableByName)]
-    struct Rows {
-        #[diesel(sql_type = BigInt)]
-        number: i64,
-    }
-    let mut count = |drive: &T, limit: usize| {
-        let Some(rows) = rows_of(drive) else { return Ok(limit) };
-        let mut text = Statement { text: format!("SELECT count(*) AS number FROM ({}", rows.text), ..rows };
-        text.bind(" LIMIT ?)", Value::Number(i64::try_from(limit).unwrap_or(i64::MAX)));
-        let number = text.load::<Rows>(connection)?.first().map_or(0, |rows| rows.number);
-        Ok::<_, Failure>(usize::try_from(number).unwrap_or(limit))
-    };
+    let mut count = |drive: &T, limit: usize| rows_of(drive).map_or(Ok(limit), |rows| count(connection, rows, limit));
     let is_alone = drives.len() == 1;
     let mut drives = drives.into_iter();
     let Some(first) = drives.next() else { return Ok(None) };
@@ -89,6 +78,19 @@ pub(crate) fn choose<T>(
         choice.offer(drive, rows);
     }
     Ok(Some(choice.made()))
+}
+
+/// How many rows there are, counted no further than `limit`.
+pub(crate) fn count(connection: &mut SqliteConnection, rows: Statement, limit: usize) -> Result<usize, Failure> {
+    #[derive(QueryableByName)]
+    struct Rows {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+    }
+    let mut text = Statement { text: format!("SELECT count(*) AS number FROM ({}", rows.text), ..rows };
+    text.bind(" LIMIT ?)", Value::Number(i64::try_from(limit).unwrap_or(i64::MAX)));
+    let number = text.load::<Rows>(connection)?.first().map_or(0, |rows| rows.number);
+    Ok(usize::try_from(number).unwrap_or(limit))
 }
 
 /// How SQLite would run it on the tables as they are made, step by step.

@@ -355,6 +355,34 @@ async fn a_host_goes_only_once_its_history_is_to_be_removed_and_its_id_does_not_
     hand.run("DELETE FROM deleted_hosts; INSERT INTO hosts SELECT * FROM gone;");
 }
 
+/// What snapshots name a host by is one number in both of its rows, for ever, and never another host's.
+#[tokio::test]
+async fn a_host_and_its_presence_have_one_key_that_nobody_had_before() {
+    let (_file, mut hand, _) = enrolled().await;
+    let keys = |hand: &mut Hand| hand.column("SELECT group_concat(host_key) AS value FROM hosts").remove(0);
+    assert_eq!(keys(&mut hand).as_deref(), Some("1"));
+    assert!(hand.refusal("UPDATE hosts SET host_key = 7").contains("keeps its key"));
+    hand.run("CREATE TEMP TABLE presence AS SELECT * FROM host_presence; DELETE FROM host_presence");
+    hand.run("UPDATE temp.presence SET host_key = 7");
+    assert!(hand.refusal("INSERT INTO host_presence SELECT * FROM presence").contains("the key of its host"));
+    hand.run("UPDATE temp.presence SET host_key = 1; INSERT INTO host_presence SELECT * FROM temp.presence");
+
+    hand.run("CREATE TEMP TABLE gone AS SELECT * FROM hosts");
+    hand.run(ENTER);
+    hand.run("DELETE FROM hosts; DELETE FROM deleted_hosts");
+    hand.run("UPDATE temp.gone SET host_key = NULL; INSERT INTO hosts SELECT * FROM temp.gone");
+    assert_eq!(keys(&mut hand).as_deref(), Some("2"));
+}
+
+/// The bundled SQLite is compiled with what `.cargo/config.toml` says, of which the benches' figures are.
+#[tokio::test]
+async fn connections_share_no_lock_over_their_pages() {
+    let file = File::migrated().await;
+    let options = file.by_hand().column("SELECT compile_options AS value FROM pragma_compile_options");
+    let has = |option: &str| options.iter().flatten().any(|own| own == option);
+    assert!(!has("ENABLE_MEMORY_MANAGEMENT") && has("DEFAULT_MEMSTATUS=0"), "{options:#?}");
+}
+
 #[tokio::test]
 async fn a_hash_is_forgotten_with_its_tombstone_and_not_before() {
     let (_file, mut hand, _) = enrolled().await;
