@@ -226,6 +226,7 @@ fn walk_one(text: &mut Statement, query: &HostQuery, visible: &Visible, drive: &
 
 #[cfg(test)]
 mod tests {
+    use diesel::connection::SimpleConnection;
     use enlist_core::policy::{Kinds, Scope};
 
     use super::*;
@@ -298,6 +299,29 @@ mod tests {
             let sorted = plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
             assert_eq!(sorted && !merges, sorts, "{drive:?}: {plan:#?}");
         }
+    }
+
+    /// The tenant has as few, and would be taken where both are counted to the end.
+    #[test]
+    fn a_name_that_few_begin_with_decides_before_anything_else_is_counted() {
+        let mut connection = SqliteConnection::establish(":memory:").expect("memory");
+        crate::migrate::migrate(&mut connection).expect("the tables");
+        let mut of = |hosts: usize| {
+            let rows = format!(
+                "DELETE FROM hosts;
+                 WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < {hosts})
+                 INSERT INTO hosts (id, revision, tenant_id, kind, name, labels, cordoned, generation, created_at, updated_at)
+                 SELECT randomblob(16), 1, 'a', 'byoc', 'web-' || n, '{{}}', 0, 0, 0, 0 FROM n"
+            );
+            connection.batch_execute("DROP TRIGGER IF EXISTS hosts_entered_first").expect("it is not what is tested");
+            connection.batch_execute(&rows).expect("so many hosts");
+            let scope = Scope::Tenants([("a".parse().expect("a tenant"), Kinds::Both)].into());
+            let query = HostQuery { scope, ..query(None, None, Some("web-")) };
+            let visible = Visible::of(&query.scope, None);
+            drive(&mut connection, &query, &visible).expect("it is found")
+        };
+        assert!(matches!(of(FEW - 1), HostDrive::NamePrefix { .. }));
+        assert_eq!(of(FEW), HostDrive::Tenants(vec!["a".to_owned()]));
     }
 
     #[test]
