@@ -153,8 +153,8 @@ impl Walk<'_> {
             text.push(put_in(" CROSS JOIN LATERAL (SELECT * FROM {schema}.hosts AS o WHERE o.id = ")).push(id);
             text.push(" OFFSET 0) AS h");
         }
-        // What stands beside the tag is what would be found there.
-        let status = query.status.filter(|_| !matches!(drive, HostDrive::TagOfStatus(..)));
+        // What the drive has of it, also beside the tag, is what would be found there.
+        let status = query.status.filter(|_| !matches!(drive, HostDrive::Status(_) | HostDrive::TagOfStatus(..)));
         if status.is_some() {
             text.push(put_in(" CROSS JOIN LATERAL (SELECT * FROM {schema}.host_presence AS o WHERE o.host_id = "))
                 .push(id);
@@ -263,6 +263,8 @@ mod tests {
             let walked: Vec<_> = plan.iter().filter(|step| step.contains(" using ")).filter(drives).collect();
             assert!(!walked.is_empty() && walked.iter().all(|step| step.contains(&index)), "{drive:?}: {plan:#?}");
             assert!(plan.iter().all(|step| !step.contains("Seq Scan")), "{drive:?}: {plan:#?}");
+            let looks_again = plan.iter().any(|step| step.contains(" on host_presence o"));
+            assert!(!looks_again || !matches!(drive, HostDrive::Status(_)), "{drive:?}: {plan:#?}");
             let sorts = plan.iter().any(|step| step.contains("Sort Key") && !step.contains("Merge"));
             let has_to = matches!(&drive, HostDrive::NamePrefix { .. });
             let merges = matches!(&drive, HostDrive::Tenants(tenants) if tenants.len() > 1);
