@@ -10,7 +10,8 @@ use crate::error::Failure;
 use crate::host;
 use crate::statement::{Statement, Value, choose, count};
 
-/// How many rows are read and sorted sooner than those of other indexes are counted.
+/// Rows of a name that are read and sorted sooner than those of other indexes are counted. Here alone: where each statement
+/// is a way to a server, one more costs as much as the counting.
 const FEW: usize = 64;
 
 /// `list_hosts`. Several statements: in a transaction.
@@ -32,6 +33,7 @@ pub(crate) fn list(connection: &mut SqliteConnection, query: &HostQuery) -> Resu
     Ok(Page { items, more: places.more })
 }
 
+/// What to begin with: of all that `HostDrive::of` offers, whatever has the fewest rows.
 fn drive(connection: &mut SqliteConnection, query: &HostQuery, visible: &Visible) -> Result<HostDrive, Failure> {
     let mut drives = HostDrive::of(query, visible);
     let rows_of = |drive: &HostDrive| rows_of(query, drive);

@@ -380,7 +380,8 @@ async fn connections_share_no_lock_over_their_pages() {
     let file = File::migrated().await;
     let options = file.by_hand().column("SELECT compile_options AS value FROM pragma_compile_options");
     let has = |option: &str| options.iter().flatten().any(|own| own == option);
-    assert!(!has("ENABLE_MEMORY_MANAGEMENT") && has("DEFAULT_MEMSTATUS=0"), "{options:#?}");
+    let as_asked = !has("ENABLE_MEMORY_MANAGEMENT") && has("DEFAULT_MEMSTATUS=0");
+    assert!(as_asked, "build it with the LIBSQLITE3_FLAGS of .cargo/config.toml, not with {options:#?}");
 }
 
 #[tokio::test]
