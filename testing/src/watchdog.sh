@@ -30,8 +30,9 @@ if read -r line <&3; then
     # From here on the number may be another process's.
     kill -s TERM "$stopper" 2>/dev/null
     wait "$stopper"
-    # For an owner that still waits for the server; the log has to stay until it has been read.
-    echo "$status" >"$directory/ended"
+    # For an owner that still waits for the server; the log has to stay until it has been read. Under its name only when
+    # it is whole: the owner may look between the making of a file and its first byte.
+    echo "$status" >"$directory/ended.new" && mv "$directory/ended.new" "$directory/ended"
     while read -r line <&3; do :; done
 fi
 
