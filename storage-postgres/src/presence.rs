@@ -36,6 +36,7 @@ pub(crate) struct PresenceRow {
     /// Raised by every write of a container row.
     pub(crate) containers_version: Count,
     changed: bool,
+    status_changed: bool,
     facts_changed: bool,
 }
 
@@ -62,6 +63,12 @@ const PUT: &str = "
               containers_version, facts_version)
     WHERE p.host_id = v.host_id";
 
+/// What stands beside the tags of a host follows by a trigger, a run for each. From so many on it follows by one statement.
+const MANY: usize = 16;
+/// Until the end of the transaction, or of [`FOLLOW`].
+const FOLLOW_LATER: &str = "SELECT set_config('enlist.statuses_follow', 'on', true)";
+const FOLLOW: &str = "SELECT {schema}.restate_statuses($1)";
+
 impl PresenceRow {
     /// Reads [`presence_columns!`].
     pub(crate) fn read(row: &PgRow) -> Result<Self, Failure> {
@@ -83,6 +90,7 @@ impl PresenceRow {
             last_complete_at: row.try_get("last_complete_at")?,
             containers_version: row.try_get("containers_version")?,
             changed: false,
+            status_changed: false,
             facts_changed: false,
         })
     }
@@ -105,6 +113,7 @@ impl PresenceRow {
     /// Takes over another presence.
     pub(crate) fn set_presence(&mut self, presence: Presence) {
         self.changed |= presence != self.presence;
+        self.status_changed |= presence.status() != self.presence.status();
         self.presence = presence;
     }
 
@@ -145,6 +154,11 @@ pub(crate) async fn put(db: &mut Db, rows: &[&PresenceRow]) -> Result<(), Failur
         Presence::Unreachable { since, .. } => Some(At(since)),
         Presence::Pending | Presence::Online { .. } => None,
     };
+    let risen_or_fallen: Vec<_> = rows.iter().filter(|row| row.status_changed).map(|row| row.host_id).collect();
+    let at_once = risen_or_fallen.len() >= MANY;
+    if at_once {
+        db.query(FOLLOW_LATER).execute(db.connection()).await?;
+    }
     db.query(PUT)
         .bind(rows.iter().map(|row| row.host_id).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.presence.status().as_str()).collect::<Vec<_>>())
@@ -157,6 +171,9 @@ pub(crate) async fn put(db: &mut Db, rows: &[&PresenceRow]) -> Result<(), Failur
         .bind(rows.iter().map(|row| row.facts_version).collect::<Vec<_>>())
         .execute(db.connection())
         .await?;
+    if at_once {
+        db.query(FOLLOW).bind(risen_or_fallen).execute(db.connection()).await?;
+    }
     Ok(())
 }
 

@@ -32,6 +32,9 @@ async fn beside_tags(hand: &mut Hand) -> Vec<String> {
     rows.into_iter().flatten().collect()
 }
 
+const REFUSE_TO_RESTATE: &str = "CREATE OR REPLACE FUNCTION restate_status() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN RAISE EXCEPTION ''this was not to run''; END'";
+
 #[tokio::test]
 async fn it_follows_whoever_writes() {
     let (server, ..) = online().await;
@@ -101,11 +104,7 @@ async fn contact_of_a_host_that_is_online_writes_nothing_there() {
     let named = "SELECT event_object_column FROM information_schema.triggered_update_columns
                  WHERE event_object_schema = 'enlist' AND event_object_table = 'host_presence' ORDER BY 1";
     assert_eq!(hand.column(named).await, ["archived", "presence"].map(|name| Some(name.to_owned())));
-    hand.run(
-        "CREATE OR REPLACE FUNCTION restate_status() RETURNS trigger LANGUAGE plpgsql AS
-             'BEGIN RAISE EXCEPTION ''this was not to run''; END'",
-    )
-    .await;
+    hand.run(REFUSE_TO_RESTATE).await;
     for seconds in 1..4 {
         let appended = store.append(vec![sample::append(&host, full_report(seconds))]).await.unwrap();
         assert!(matches!(appended.outcomes[..], [AppendOutcome::Accepted]), "{appended:?}");
@@ -113,6 +112,40 @@ async fn contact_of_a_host_that_is_online_writes_nothing_there() {
     store.touch(vec![sample::contact(&host, at(4))]).await.unwrap();
     sample::commit(&store, sample::write(Revision::FIRST, &host)).await;
     assert!(store.sweep(sweep).await.is_err());
+}
+
+/// By one statement, and no run of the trigger for each. Whoever writes after it, in the same transaction too, is followed
+/// by the trigger again.
+#[tokio::test]
+async fn it_follows_many_at_once() {
+    let (server, store, host, _sweep) = online().await;
+    let mut hosts = vec![host];
+    for n in 0..40 {
+        hosts.push(tagged(&sample::host(&n.to_string()), &["a", "b"]));
+        sample::create(&store, &hosts[n + 1]).await;
+    }
+    let mut hand = server.by_hand().await;
+    let counted = async |hand: &mut Hand, status: &str| {
+        let counts = "SELECT tag || ': ' || count(*) || ' ' || status FROM host_tags GROUP BY tag, status ORDER BY 1";
+        let expected = [format!("a: 41 {status}"), format!("b: 40 {status}")].map(Some);
+        assert_eq!(hand.column(counts).await, expected);
+    };
+    let restate_status = hand.column("SELECT pg_get_functiondef('restate_status'::regproc)").await.remove(0).unwrap();
+    hand.run(REFUSE_TO_RESTATE).await;
+    store.touch(hosts.iter().map(|host| sample::contact(host, at(1))).collect()).await.unwrap();
+    counted(&mut hand, "online").await;
+    hand.run(&restate_status).await;
+    hand.run("UPDATE host_presence SET presence = 'unreachable', unreachable_since = now()").await;
+    counted(&mut hand, "unreachable").await;
+    hand.run(
+        "BEGIN;
+         SELECT set_config('enlist.statuses_follow', 'on', true);
+         SELECT restate_statuses('{}');
+         UPDATE host_presence SET presence = 'online', unreachable_since = NULL;
+         COMMIT",
+    )
+    .await;
+    counted(&mut hand, "online").await;
 }
 
 /// Whoever writes such rows stands still when it has done everything but to commit, until [`release`].

@@ -11,7 +11,8 @@ use crate::host::{Host, HostKind, Status, Tag};
 use crate::placement::is_eligible;
 use crate::policy::{Kinds, Scope};
 use crate::store::{
-    AppendOutcome, Candidate, CandidateQuery, Candidates, Commit, HostQuery, Prune, Revision, Store, Write,
+    AppendOutcome, Candidate, CandidateQuery, Candidates, Commit, Expected, HostQuery, HostWrite, Prune, Revision,
+    Store, Write,
 };
 use crate::telemetry::HostMetrics;
 
@@ -225,6 +226,55 @@ pub async fn a_tag_finds_a_host_by_what_is_so_now(fixture: &impl Fixture) {
     let deletion = Write::HostDeletion { expected: revision(&host).await, host_id: host.id, at: at(201) };
     store.commit(Commit::of(deletion, Vec::new())).await.unwrap();
     found_as(&host, None).await;
+}
+
+/// A store that keeps something of them beside their tags may have a road of its own for many.
+pub async fn a_tag_finds_many_that_change_at_once(fixture: &impl Fixture) {
+    let (store, other) = (fixture.handle().await, fixture.handle().await);
+    sample::watch(&store).await;
+    let host = |n: usize, names: &[&str]| Host { tags: tags(names), ..sample::host(&format!("{n} of {names:?}")) };
+    let mut falling: Vec<_> = (0..24).map(|n| host(n, if n % 2 == 0 { &["a"] } else { &["a", "b"] })).collect();
+    let staying: Vec<_> = (0..30).map(|n| host(n, &["b", "c"])).collect();
+    let writes = falling.iter().chain(&staying).map(|host| HostWrite::new(Expected::Absent, host.clone()).into());
+    store.commit(Commit { writes: writes.collect(), events: Vec::new() }).await.unwrap();
+    // Of these few are found by each of their tags, and by no other.
+    let found_as = async |falling: &[Host], status: Status| {
+        for tag in tags(&["a", "b", "c"]) {
+            let now = |host: &Host| if host.is_archived() { Status::Archived } else { status };
+            let of_tag =
+                |hosts: &[Host]| hosts.iter().filter(|host| host.tags.contains(&tag)).cloned().collect::<Vec<_>>();
+            let (falling, staying) = (of_tag(falling), of_tag(&staying));
+            for asked in [Status::Pending, Status::Online, Status::Unreachable, Status::Archived] {
+                let query =
+                    HostQuery { tag: Some(tag.clone()), status: Some(asked), ..HostQuery::new(Scope::All, 100) };
+                let found = other.list_hosts(&query).await.unwrap().items.into_iter().map(|record| record.host.id);
+                let expected = falling.iter().filter(|host| now(host) == asked).map(|host| host.id);
+                let staying = staying.iter().filter(|_| asked == Status::Online).map(|host| host.id);
+                let expected: BTreeSet<_> = expected.chain(staying).collect();
+                assert_eq!(found.collect::<BTreeSet<_>>(), expected, "{query:?}, {status:?}");
+            }
+            let query = CandidateQuery { tags: [tag].into(), ..CandidateQuery::new(Scope::All, 100) };
+            let takes_work = |host: &&Host| now(host) == Status::Online;
+            let expected = falling.iter().filter(takes_work).chain(&staying).map(|host| host.id).collect();
+            assert_eq!(ids(&walk(&other, &query).await).into_iter().collect::<BTreeSet<_>>(), expected, "{status:?}");
+        }
+    };
+    let touch = async |hosts: &[Host], seconds| {
+        let contacts = hosts.iter().map(|host| sample::contact(host, at(seconds))).collect();
+        store.touch(contacts).await.unwrap();
+    };
+
+    touch(&staying, 50).await;
+    found_as(&falling, Status::Pending).await;
+    touch(&falling, 1).await;
+    found_as(&falling, Status::Online).await;
+    falling[1] = falling[1].clone().archive(at(2));
+    sample::commit(&store, sample::write(Revision::FIRST, &falling[1])).await;
+    store.sweep(sample::sweep(at(100), Duration::from_secs(90))).await.unwrap();
+    found_as(&falling, Status::Unreachable).await;
+    let reports = falling.iter().map(|host| sample::append(host, sample::report(at(101)))).collect();
+    other.append(reports).await.unwrap();
+    found_as(&falling, Status::Online).await;
 }
 
 /// Of the newest report by the agent's clock, and of none that is gone.

@@ -199,6 +199,7 @@ properties! {
         candidates_are_narrowed_by_scope_tenant_kind_and_tags,
         a_walk_over_candidates_sees_each_once,
         a_tag_finds_a_host_by_what_is_so_now,
+        a_tag_finds_many_that_change_at_once,
         candidates_come_with_their_newest_numbers,
     }
     event {

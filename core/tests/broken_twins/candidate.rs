@@ -66,6 +66,19 @@ faults! {
         }
     }
 
+    /// What a tag knows of its hosts follows those that fall alone, or with a few others.
+    ManyFallUnnoticedByTags {
+        async fn list_hosts(&self, store: &MemoryStore, query: &HostQuery) -> Result<Page<HostRecord>, StoreError> {
+            let page = store.list_hosts(query).await?;
+            match (&query.tag, query.status) {
+                (Some(_), Some(Status::Unreachable)) if page.items.len() > 10 => {
+                    Ok(Page { items: Vec::new(), more: false })
+                }
+                _ => Ok(page),
+            }
+        }
+    }
+
     /// Numbers of a report that is gone are made up.
     NumbersOutliveTheirReport {
         async fn list_candidates(&self, store: &MemoryStore, query: &CandidateQuery) -> Result<Candidates, StoreError> {
@@ -85,7 +98,11 @@ twins! {
         "candidate::a_tag_finds_a_host_by_what_is_so_now",
         "candidate::only_hosts_that_may_take_work_are_candidates",
     ],
-    silence_is_not_known_by_tags: SilenceIsNotKnownByTags => ["candidate::a_tag_finds_a_host_by_what_is_so_now"],
+    silence_is_not_known_by_tags: SilenceIsNotKnownByTags => [
+        "candidate::a_tag_finds_a_host_by_what_is_so_now",
+        "candidate::a_tag_finds_many_that_change_at_once",
+    ],
+    many_fall_unnoticed_by_tags: ManyFallUnnoticedByTags => ["candidate::a_tag_finds_many_that_change_at_once"],
     one_tag_is_enough: OneTagIsEnough => ["candidate::candidates_are_narrowed_by_scope_tenant_kind_and_tags"],
     scopes_are_forgotten: ScopesAreForgotten => ["candidate::candidates_are_narrowed_by_scope_tenant_kind_and_tags"],
     empty_windows_end: EmptyWindowsEnd => ["candidate::a_walk_over_candidates_sees_each_once"],

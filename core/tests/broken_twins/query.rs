@@ -428,6 +428,7 @@ twins! {
     ],
     archived_hosts_keep_their_status: ArchivedHostsKeepTheirStatus => [
         "candidate::a_tag_finds_a_host_by_what_is_so_now",
+        "candidate::a_tag_finds_many_that_change_at_once",
         "query::hosts_are_filtered_by_status",
     ],
     prefixes_ignore_case: PrefixesIgnoreCase => [

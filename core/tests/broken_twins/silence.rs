@@ -337,6 +337,7 @@ twins! {
     ],
     each_handle_has_its_monitor: EachHandleHasItsMonitor::default() => [
         "candidate::a_tag_finds_a_host_by_what_is_so_now",
+        "candidate::a_tag_finds_many_that_change_at_once",
         "candidate::only_hosts_that_may_take_work_are_candidates",
         "silence::a_contact_brings_an_unreachable_host_back",
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",

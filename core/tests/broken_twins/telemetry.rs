@@ -395,6 +395,7 @@ twins! {
         "telemetry::numbers_of_removed_containers_are_read_with_their_reports",
     ],
     one_refused_report_fails_its_neighbours: OneRefusedReportFailsItsNeighbours => [
+        "candidate::a_tag_finds_many_that_change_at_once",
         "contact::each_report_of_a_call_gets_its_own_answer_in_order",
     ],
     answers_are_out_of_order: AnswersAreOutOfOrder => [

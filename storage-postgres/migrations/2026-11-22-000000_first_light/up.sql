@@ -383,7 +383,21 @@ END
 $$;
 CREATE TRIGGER host_presence_made AFTER INSERT ON host_presence FOR EACH ROW EXECUTE FUNCTION restate_status();
 CREATE TRIGGER host_presence_restated AFTER UPDATE OF presence, archived ON host_presence FOR EACH ROW
-    WHEN (OLD.presence <> NEW.presence OR OLD.archived <> NEW.archived) EXECUTE FUNCTION restate_status();
+    WHEN ((OLD.presence <> NEW.presence OR OLD.archived <> NEW.archived)
+          AND current_setting('enlist.statuses_follow', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION restate_status();
+-- The same, of many at once, for a transaction that has said so with the setting: a run of the trigger for each takes most of
+-- the time of a sweep that a thousand hosts fall to. It ends the setting. The hosts are few among all; the planner, who is
+-- not told how many, would read the tags of all.
+CREATE FUNCTION restate_statuses(hosts uuid[]) RETURNS void LANGUAGE plpgsql
+    SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE host_tags AS t SET status = (
+        SELECT status_of(p.archived, p.presence) FROM host_presence AS p WHERE p.host_id = t.host_id
+    ) WHERE t.host_id = ANY (hosts);
+    PERFORM set_config('enlist.statuses_follow', 'off', true);
+END
+$$;
 CREATE FUNCTION restate_cordon() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM FROM host_presence WHERE host_id = NEW.id FOR UPDATE;
