@@ -15,7 +15,7 @@ async fn every_question_is_answered_in_fleets_of_two_sizes() {
         "| hosts, tag (50 %), unreachable, deep |",
         "| containers of a host |",
         "| events of a type (none) |",
-        "| placement, least loaded, tag (0.01 %) |",
+        "| placement, least loaded, tag (10 hosts) |",
         "| sweep, 112 fell silent |",
         "| sweep, everybody did, verdicts are held back |",
     ] {

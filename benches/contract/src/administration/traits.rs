@@ -13,7 +13,7 @@ pub(super) const SMALL: &str = "small";
 pub(super) const COMMON: &str = "common";
 /// One of a hundred.
 pub(super) const UNCOMMON: &str = "uncommon";
-/// One of ten thousand, and three at least: all of them can take work.
+/// Ten, however large the fleet, so that what grows with it is not their number: all of them can take work.
 pub(super) const RARE: &str = "rare";
 /// All that are online, so none that is unreachable.
 pub(super) const HEARD: &str = "heard";
@@ -42,7 +42,7 @@ pub(super) struct Traits {
 impl Traits {
     /// Of the host with this number, of so many.
     pub(super) fn of(number: u32, hosts: u32) -> Self {
-        let is_rare = number % (hosts / 3).clamp(1, 10_000) == 2;
+        let is_rare = number % (hosts / 10).max(3) == 2;
         let fate = match of_hundred(number, 1) {
             _ if is_rare => Fate::Online,
             0 => Fate::Archived,
@@ -126,7 +126,7 @@ mod tests {
                 assert!(share > 0.0 && (share - wanted).abs() < 0.06, "{share} instead of {wanted} of {hosts}");
             }
             let rare: Vec<_> = traits.iter().filter(|traits| traits.is_rare).collect();
-            assert_eq!(rare.len() as u32, (hosts / 10_000).max(3));
+            assert_eq!(rare.len(), 10);
             assert!(rare.iter().all(|traits| traits.fate == Fate::Online && !traits.is_cordoned()));
         }
     }
