@@ -21,47 +21,29 @@ const MONITOR: &str = "
     FROM {schema}.monitor AS m WHERE m.id = 1 FOR UPDATE";
 const KEEP: &str = "UPDATE {schema}.monitor SET state = $1::text::json WHERE id = 1";
 
-/// The minute of a time, as the indexes have it.
-macro_rules! minute {
-    ($at:literal) => {
-        concat!("{schema}.sweep_minute(", $at, ", NULL)")
-    };
-}
-
 /// Hosts that are online, of one of two sorts: those without a window of their own, by when they were heard last, and those
 /// with one, by when it ends; each sort has an index. `Rule`, restated where rows are chosen: `$1` is from when on those
 /// without a window of their own have to be heard, `$2` the moment, `$3` since when somebody has listened.
 macro_rules! silent {
     (fleet) => {
-        concat!(
-            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NULL
-              AND p.last_seen_at < $1 AND p.sweep_minute <= ",
-            minute!("$1")
-        )
+        " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NULL
+              AND p.last_seen_at < $1 AND p.sweep_from < $1"
     };
     (own) => {
-        concat!(
-            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NOT NULL
+        " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NOT NULL
               AND p.last_seen_at + make_interval(secs => p.liveness_window) < $2
-              AND $3 + make_interval(secs => p.liveness_window) <= $2 AND p.sweep_minute <= ",
-            minute!("$2")
-        )
+              AND $3 + make_interval(secs => p.liveness_window) <= $2 AND p.sweep_from < $2"
     };
 }
 macro_rules! heard {
     (fleet) => {
-        concat!(
-            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NULL
-              AND p.last_seen_at >= $1 AND p.sweep_minute >= ",
-            minute!("$1")
-        )
+        " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NULL
+              AND p.last_seen_at >= $1 AND p.sweep_from > $1 - interval '1 minute'"
     };
     (own) => {
-        concat!(
-            " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NOT NULL
-              AND p.last_seen_at + make_interval(secs => p.liveness_window) >= $2 AND p.sweep_minute >= ",
-            minute!("$2")
-        )
+        " {schema}.host_presence AS p WHERE p.presence = 'online' AND p.liveness_window IS NOT NULL
+              AND p.last_seen_at + make_interval(secs => p.liveness_window) >= $2
+              AND p.sweep_from > $2 - interval '1 minute'"
     };
 }
 
@@ -84,11 +66,11 @@ const HEARD: &str = concat!(
 const LONGEST_SILENT: &str = concat!(
     "(SELECT p.host_id, p.last_seen_at + ($2 - $1) AS ended FROM",
     silent!(fleet),
-    " ORDER BY p.sweep_minute LIMIT $4)
+    " ORDER BY p.sweep_from LIMIT $4)
      UNION ALL
      (SELECT p.host_id, p.last_seen_at + make_interval(secs => p.liveness_window) AS ended FROM",
     silent!(own),
-    " ORDER BY p.sweep_minute LIMIT $4)
+    " ORDER BY p.sweep_from LIMIT $4)
      ORDER BY ended LIMIT $4"
 );
 
@@ -160,8 +142,8 @@ mod tests {
         let mut connection = PgConnection::connect(database.url()).await.expect("the server is there");
         let setup = "SET search_path = enlist;
              INSERT INTO host_presence (host_id, presence, last_seen_at, facts, containers_version, facts_version, archived,
-                                        liveness_window, sweep_minute)
-             SELECT gen_random_uuid(), 'online', h.heard, '{}', 0, 0, false, h.own, sweep_minute(h.heard, h.own)
+                                        liveness_window, sweep_from)
+             SELECT gen_random_uuid(), 'online', h.heard, '{}', 0, 0, false, h.own, sweep_from(NULL, h.heard, h.own)
              FROM (SELECT timestamptz '2026-01-01 12:00:00Z'
                               - CASE WHEN n % 1000 < 2 THEN 7200 ELSE n % 60 END * interval '1 s' AS heard,
                           CASE WHEN n % 2 = 0 THEN 600 END AS own
@@ -173,7 +155,7 @@ mod tests {
         raw_sql(AssertSqlSafe(monitor)).execute(&mut connection).await.expect("the monitor is there");
         // As when it looked; when all have gone on for an hour since; and when all have fallen silent.
         let heard_for_an_hour = "UPDATE host_presence SET last_seen_at = last_seen_at + interval '1 hour',
-                                     sweep_minute = sweep_minute + 60 WHERE last_seen_at > '2026-01-01 11:00:00Z'";
+                                     sweep_from = sweep_from + interval '1 hour' WHERE last_seen_at > '2026-01-01 11:00:00Z'";
         for (so, now) in [("", "12:00:00"), (heard_for_an_hour, "13:00:00"), ("", "13:30:00")] {
             raw_sql(so).execute(&mut connection).await.expect("they are heard");
             let now = format!("timestamptz '2026-01-01 {now}Z'");

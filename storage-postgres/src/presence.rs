@@ -50,7 +50,7 @@ const PUT: &str = "
     UPDATE {schema}.host_presence AS p SET
         presence = v.presence,
         last_seen_at = v.last_seen_at,
-        sweep_minute = {schema}.sweep_minute(v.last_seen_at, p.liveness_window),
+        sweep_from = {schema}.sweep_from(p.sweep_from, v.last_seen_at, p.liveness_window),
         unreachable_since = v.unreachable_since,
         facts = coalesce(v.facts::json, p.facts),
         facts_version = v.facts_version,

@@ -50,7 +50,7 @@ macro_rules! goes_on {
     () => {
         "UPDATE {schema}.host_presence AS p SET
              last_seen_at = greatest(p.last_seen_at, v.received_at),
-             sweep_minute = {schema}.sweep_minute(greatest(p.last_seen_at, v.received_at), p.liveness_window),
+             sweep_from = {schema}.sweep_from(p.sweep_from, greatest(p.last_seen_at, v.received_at), p.liveness_window),
              newest_report_at = v.recorded_at,
              last_complete_at = CASE WHEN v.complete THEN v.received_at ELSE p.last_complete_at END"
     };

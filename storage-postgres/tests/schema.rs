@@ -346,38 +346,44 @@ async fn text_is_compared_byte_by_byte() {
 
 /// Neither generated nor checked, so each writer is tried: what sweeps find hosts by would hide one for ever.
 #[tokio::test]
-async fn every_writer_of_a_last_contact_writes_its_minute() {
+async fn every_writer_of_a_last_contact_writes_what_sweeps_find_it_by() {
     let (server, mut hand, host) = enrolled().await;
     let store = server.open();
-    let minute = "SELECT (sweep_minute - sweep_minute('2026-01-01Z', NULL))::text || CASE
-                      WHEN sweep_minute = sweep_minute(last_seen_at, liveness_window) THEN '' ELSE ', wrong' END
-                  FROM host_presence WHERE last_seen_at IS NOT NULL";
+    let found_by = "SELECT extract(epoch FROM sweep_from - timestamptz '2026-01-01Z')::integer::text || CASE
+                        WHEN last_seen_at + make_interval(secs => coalesce(liveness_window, 0)) - sweep_from
+                            BETWEEN interval '0' AND interval '59.999999 s'
+                        THEN '' ELSE ', wrong' END
+                    FROM host_presence WHERE last_seen_at IS NOT NULL";
     let append = async |report: Report| {
         let appended = store.append(vec![Append { contact: sample::contact(&host, report.recorded_at), report }]).await;
         assert!(matches!(appended.unwrap().outcomes[..], [AppendOutcome::Accepted]));
     };
-    assert_eq!(hand.column(minute).await, Vec::<Option<String>>::new());
+    assert_eq!(hand.column(found_by).await, Vec::<Option<String>>::new());
     store.touch(vec![sample::contact(&host, at(0))]).await.unwrap();
-    assert_eq!(hand.value(minute).await, "0");
+    assert_eq!(hand.value(found_by).await, "0");
     // The transaction, and the statement.
     append(sample::report(at(65))).await;
-    assert_eq!(hand.value(minute).await, "1");
+    assert_eq!(hand.value(found_by).await, "65");
     append(sample::report(at(125))).await;
-    assert_eq!(hand.value(minute).await, "2");
+    assert_eq!(hand.value(found_by).await, "125");
+    append(sample::report(at(184))).await;
+    assert_eq!(hand.value(found_by).await, "125");
     // An older contact.
     store.touch(vec![sample::contact(&host, at(10))]).await.unwrap();
-    assert_eq!(hand.value(minute).await, "2");
+    assert_eq!(hand.value(found_by).await, "125");
     hand.run("UPDATE hosts SET liveness_window = 300").await;
-    assert_eq!(hand.value(minute).await, "7");
-    append(sample::report(at(190))).await;
-    assert_eq!(hand.value(minute).await, "8");
+    assert_eq!(hand.value(found_by).await, "484");
+    append(sample::report(at(243))).await;
+    assert_eq!(hand.value(found_by).await, "484");
+    append(sample::report(at(244))).await;
+    assert_eq!(hand.value(found_by).await, "544");
     hand.run("UPDATE hosts SET liveness_window = NULL").await;
-    assert_eq!(hand.value(minute).await, "3");
+    assert_eq!(hand.value(found_by).await, "244");
     // Silence leaves the last contact as it was.
     sample::watch(&store).await;
     let swept = store.sweep(sample::sweep(at(100_000), std::time::Duration::from_secs(90))).await.unwrap();
     assert_eq!(swept.events.len(), 1);
-    assert_eq!(hand.value(minute).await, "3");
+    assert_eq!(hand.value(found_by).await, "244");
 }
 
 /// A report within the minute of the one before it touches no index at all.
@@ -387,7 +393,7 @@ async fn a_contact_writes_to_the_index_of_those_online_once_a_minute() {
     server.open().touch(vec![sample::contact(&host, at(0))]).await.unwrap();
     let heard = |seconds| {
         format!(
-            "UPDATE host_presence SET last_seen_at = at, sweep_minute = sweep_minute(at, liveness_window)
+            "UPDATE host_presence SET last_seen_at = at, sweep_from = sweep_from(sweep_from, at, liveness_window)
              FROM (SELECT timestamptz '2026-01-01Z' + {seconds} * interval '1 s') AS v (at)"
         )
     };
@@ -403,7 +409,7 @@ async fn a_contact_writes_to_the_index_of_those_online_once_a_minute() {
     // Another session, that has counted nothing yet.
     let mut hand = server.by_hand().await;
     hand.run("BEGIN").await;
-    for (seconds, expected) in [(30, "1"), (34, "2"), (35, "2"), (94, "3")] {
+    for (seconds, expected) in [(59, "1"), (60, "1"), (119, "2")] {
         hand.run(&heard(seconds)).await;
         let hot = hand.value("SELECT pg_stat_get_xact_tuples_hot_updated('host_presence'::regclass)::text").await;
         assert_eq!(hot, expected, "at {seconds} s");
@@ -448,8 +454,8 @@ async fn contact_tables_have_the_documented_indexes_and_nothing_that_binds_them(
         "host_metric_snapshots! (host_id, recorded_at)",
         "host_presence (host_id) WHERE archived",
         "host_presence (presence, host_id) WHERE (NOT archived)",
-        "host_presence (sweep_minute) WHERE ((presence = 'online'::text) AND (liveness_window IS NOT NULL))",
-        "host_presence (sweep_minute) WHERE ((presence = 'online'::text) AND (liveness_window IS NULL))",
+        "host_presence (sweep_from) WHERE ((presence = 'online'::text) AND (liveness_window IS NOT NULL))",
+        "host_presence (sweep_from) WHERE ((presence = 'online'::text) AND (liveness_window IS NULL))",
         "host_presence! (host_id)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);

@@ -30,34 +30,26 @@ macro_rules! online {
 /// moment, `?3` since when somebody has listened.
 macro_rules! silent {
     (fleet $columns:expr, $rest:expr) => {
-        online!(
-            $columns,
-            "p.liveness_window IS NULL AND p.last_seen_at < ?1 AND p.sweep_minute <= ?1 / 60000000",
-            $rest
-        )
+        online!($columns, "p.liveness_window IS NULL AND p.last_seen_at < ?1 AND p.sweep_from < ?1", $rest)
     };
     (own $columns:expr, $rest:expr) => {
         online!(
             $columns,
             "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 < ?2
-             AND ?3 + p.liveness_window * 1000000 <= ?2 AND p.sweep_minute <= ?2 / 60000000",
+             AND ?3 + p.liveness_window * 1000000 <= ?2 AND p.sweep_from < ?2",
             $rest
         )
     };
 }
 macro_rules! heard {
     (fleet $columns:expr, $rest:expr) => {
-        online!(
-            $columns,
-            "p.liveness_window IS NULL AND p.last_seen_at >= ?1 AND p.sweep_minute >= ?1 / 60000000",
-            $rest
-        )
+        online!($columns, "p.liveness_window IS NULL AND p.last_seen_at >= ?1 AND p.sweep_from > ?1 - 60000000", $rest)
     };
     (own $columns:expr, $rest:expr) => {
         online!(
             $columns,
             "p.liveness_window IS NOT NULL AND p.last_seen_at + p.liveness_window * 1000000 >= ?2
-             AND p.sweep_minute >= ?2 / 60000000",
+             AND p.sweep_from > ?2 - 60000000",
             $rest
         )
     };
@@ -93,10 +85,10 @@ macro_rules! judged {
 /// Those whose windows ended first, to the minute, archived ones among them.
 const LONGEST_SILENT: &str = concat!(
     "SELECT * FROM (SELECT * FROM (",
-    silent!(fleet judged!("p.last_seen_at + (?2 - ?1)"), " ORDER BY p.sweep_minute LIMIT ?4"),
+    silent!(fleet judged!("p.last_seen_at + (?2 - ?1)"), " ORDER BY p.sweep_from LIMIT ?4"),
     ") UNION ALL SELECT * FROM (",
     silent!(own judged!("p.last_seen_at + p.liveness_window * 1000000"),
-        " ORDER BY p.sweep_minute LIMIT ?4"),
+        " ORDER BY p.sweep_from LIMIT ?4"),
     ")) ORDER BY ended LIMIT ?4"
 );
 
@@ -202,7 +194,7 @@ mod tests {
             let unknown = rusqlite::params_from_iter(unknown);
             let steps = statement.query_map(unknown, |row| row.get::<_, String>("detail")).expect("it has a plan");
             let steps: Vec<_> = steps.map(|step| step.expect("a step is text")).collect();
-            let ranges = ["host_presence_online (sweep_minute", "host_presence_online_own (sweep_minute"];
+            let ranges = ["host_presence_online (sweep_from", "host_presence_online_own (sweep_from"];
             for range in ranges {
                 assert!(
                     steps.iter().any(|step| step.starts_with("SEARCH p USING") && step.contains(range)),

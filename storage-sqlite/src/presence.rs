@@ -15,7 +15,7 @@ use crate::schema::{host_presence, hosts};
 macro_rules! presence_columns {
     () => {
         "p.host_key, p.presence, p.last_seen_at, p.unreachable_since, p.newest_report_at, p.newest_report_id, p.last_complete_at,
-         p.containers_version, p.liveness_window, p.sweep_minute"
+         p.containers_version, p.liveness_window, p.sweep_from"
     };
 }
 pub(crate) use presence_columns;
@@ -87,8 +87,7 @@ pub(crate) struct PresenceState {
     pub(crate) containers_version: Count,
     /// The host's own window, in seconds.
     liveness_window: Option<i64>,
-    /// What it was when it was read: whether it is Online, the version of its containers, and the minute by which sweeps find
-    /// it.
+    /// What it was when it was read: whether it is Online, the version of its containers, and what sweeps find it by.
     before: (bool, Count, Option<i64>),
 }
 
@@ -126,21 +125,21 @@ impl PresenceState {
         const MOVED: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
-                containers_version = ?6, sweep_minute = ?7
+                containers_version = ?6, sweep_from = ?7
             WHERE host_key = ?1";
         // And those of statuses: of transitions only.
         const CHANGE: &str = "
             UPDATE host_presence
             SET last_seen_at = ?2, newest_report_at = ?3, newest_report_id = ?4, last_complete_at = ?5,
-                containers_version = ?6, sweep_minute = ?7, presence = ?8, unreachable_since = ?9
+                containers_version = ?6, sweep_from = ?7, presence = ?8, unreachable_since = ?9
             WHERE host_key = ?1";
         let last_seen_at = self.presence.last_seen_at();
-        let sweep_minute = last_seen_at.map(|at| sweep_minute(at, self.liveness_window));
+        let (was_online, version_before, from_before) = self.before;
+        let sweep_from = last_seen_at.map(|at| sweep_from(from_before, at, self.liveness_window));
         let last_seen_at = last_seen_at.map(At);
         let Self { host_key, newest_report_at, newest_report_id, last_complete_at, containers_version, .. } = self;
-        let (was_online, version_before, minute_before) = self.before;
         let is_still_online = was_online && is_online(self.presence);
-        if is_still_online && version_before == *containers_version && minute_before == sweep_minute {
+        if is_still_online && version_before == *containers_version && from_before == sweep_from {
             contact.execute(params![host_key, last_seen_at, newest_report_at, newest_report_id, last_complete_at])?;
         } else if is_still_online {
             transaction.prepare_cached(MOVED)?.execute(params![
@@ -150,7 +149,7 @@ impl PresenceState {
                 newest_report_id,
                 last_complete_at,
                 containers_version,
-                sweep_minute,
+                sweep_from,
             ])?;
         } else {
             let since = match self.presence {
@@ -164,7 +163,7 @@ impl PresenceState {
                 newest_report_id,
                 last_complete_at,
                 containers_version,
-                sweep_minute,
+                sweep_from,
                 self.presence.status().as_str(),
                 since,
             ])?;
@@ -173,13 +172,11 @@ impl PresenceState {
     }
 }
 
-/// The minute in which a sweep may find the host: `host_presence.sweep_minute`, which the table checks.
-const fn sweep_minute(last_seen_at: Timestamp, liveness_window: Option<i64>) -> i64 {
-    let own = match liveness_window {
-        Some(seconds) => seconds * 1_000_000,
-        None => 0,
-    };
-    (last_seen_at.unix_micros() + own) / 60_000_000
+/// `host_presence.sweep_from`, what it was before, as long as that will do: the table checks it.
+fn sweep_from(before: Option<i64>, last_seen_at: Timestamp, liveness_window: Option<i64>) -> i64 {
+    const MINUTE: i64 = 60_000_000;
+    let now = last_seen_at.unix_micros() + liveness_window.unwrap_or(0) * 1_000_000;
+    before.filter(|before| (0..MINUTE).contains(&(now - before))).unwrap_or(now)
 }
 
 const fn is_online(presence: Presence) -> bool {

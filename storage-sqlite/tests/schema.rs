@@ -213,15 +213,18 @@ async fn presence_comes_with_exactly_its_facts() {
     let (_file, mut hand, _) = enrolled().await;
     for set in [
         "presence = 'online'",
-        "presence = 'unreachable', last_seen_at = 1, sweep_minute = 0",
-        "last_seen_at = 1, sweep_minute = 0",
-        "presence = 'online', last_seen_at = 1, sweep_minute = 0, unreachable_since = 1",
-        "presence = 'online', last_seen_at = 60000000, sweep_minute = 0",
+        "presence = 'unreachable', last_seen_at = 1, sweep_from = 1",
+        "last_seen_at = 1, sweep_from = 1",
+        "presence = 'online', last_seen_at = 1, sweep_from = 1, unreachable_since = 1",
+        "presence = 'online', last_seen_at = 60000001, sweep_from = 1",
+        "presence = 'online', last_seen_at = 60000001, sweep_from = 60000002",
         "presence = 'online', last_seen_at = 1",
+        "sweep_from = 1",
         "newest_report_id = 1",
     ] {
         assert!(hand.refusal(&format!("UPDATE host_presence SET {set}")).contains("CHECK"), "{set}");
     }
+    hand.run("UPDATE host_presence SET presence = 'online', last_seen_at = 60000000, sweep_from = 1");
 }
 
 /// Whoever sets it, so that a process of the version before and a hand at the prompt do it too.
@@ -233,15 +236,11 @@ async fn a_hosts_window_is_restated_where_it_is_looked_for_and_within_bounds() {
         let restated = hand.column("SELECT liveness_window AS value FROM host_presence");
         assert_eq!(restated, [window.map(str::to_owned)]);
     }
-    // The minute that sweeps look in, too.
-    hand.run("UPDATE host_presence SET presence = 'online', last_seen_at = 61000000, sweep_minute = 1");
-    for (window, minute) in [("59", "2"), ("58", "1"), ("NULL", "1")] {
+    // What sweeps find it by, too.
+    hand.run("UPDATE host_presence SET presence = 'online', last_seen_at = 61000000, sweep_from = 31000000");
+    for (window, from) in [("59", "120000000"), ("58", "119000000"), ("NULL", "61000000")] {
         hand.run(&format!("UPDATE hosts SET liveness_window = {window}"));
-        assert_eq!(
-            hand.column("SELECT sweep_minute AS value FROM host_presence"),
-            [Some(minute.to_owned())],
-            "{window}"
-        );
+        assert_eq!(hand.column("SELECT sweep_from AS value FROM host_presence"), [Some(from.to_owned())], "{window}");
     }
     for window in [2, 86_401] {
         assert!(hand.refusal(&format!("UPDATE hosts SET liveness_window = {window}")).contains("CHECK"), "{window}");
@@ -279,8 +278,8 @@ async fn contact_tables_have_the_documented_indexes_and_no_others() {
         "host_presence(archived,host_id)",
         "host_presence(archived,presence,host_id)",
         "host_presence(host_id)",
-        "host_presence(sweep_minute)",
-        "host_presence(sweep_minute)",
+        "host_presence(sweep_from)",
+        "host_presence(sweep_from)",
         "report_containers_more(report_id,container_key)",
     ];
     assert_eq!(indexes.into_iter().flatten().collect::<Vec<_>>(), expected);

@@ -16,7 +16,7 @@ async fn every_question_is_answered_in_fleets_of_two_sizes() {
         "| containers of a host |",
         "| events of a type (none) |",
         "| placement, least loaded, tag (10 hosts) |",
-        "| sweep, 112 fell silent |",
+        "| sweep, 113 fell silent |",
         "| sweep, everybody did, verdicts are held back |",
     ] {
         assert!(measured.text.contains(row), "{row} is missing:\n{}", measured.text);

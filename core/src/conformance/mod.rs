@@ -270,6 +270,7 @@ properties! {
         an_absence_of_every_handle_suspends_verdicts,
         a_storm_is_held_back_and_then_told,
         a_storm_is_told_by_unarchived_hosts_that_were_online,
+        a_storm_is_told_by_last_contacts,
         a_storm_gathers_over_a_window,
         a_storm_of_many_is_counted_as_far_as_it_takes,
     }

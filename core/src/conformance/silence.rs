@@ -64,16 +64,22 @@ pub async fn silence_beyond_the_window_is_one_event(fixture: &impl Fixture) {
     assert_eq!(events_of(&there, &host).await[1..], swept.events);
 }
 
-/// What is stored decides, whoever has stored it, and exactly the window is not beyond it.
+/// What is stored decides, whoever has stored it, and exactly the window is not beyond it: however long after the contact
+/// before it, since a store may look for hosts by something that it does not write with each.
 pub async fn a_contact_through_another_handle_counts_to_the_microsecond(fixture: &impl Fixture) {
     let (here, there) = (fixture.handle().await, fixture.handle().await);
     sample::watch(&here).await;
-    let host = heard(&here, 0).await;
-    there.touch(vec![sample::contact(&host, at(1))]).await.unwrap();
-    assert!(sweep(&here, at(91)).await.events.is_empty());
-    assert_eq!(presence(&here, &host).await, Presence::Online { last_seen_at: at(1) });
-    let just_beyond = at(91).saturating_add(Duration::from_micros(1));
-    assert_eq!(told(&sweep(&here, just_beyond).await), [Some(host.id)]);
+    for (first, later) in [(0, 1), (1_000, 59), (2_000, 60), (3_000, 61), (4_000, 300)] {
+        let host = heard(&here, first).await;
+        for seconds in first + 1..=first + later {
+            there.touch(vec![sample::contact(&host, at(seconds))]).await.unwrap();
+        }
+        let last = first + later;
+        assert!(sweep(&here, at(last + 90)).await.events.is_empty(), "{later}");
+        assert_eq!(presence(&here, &host).await, Presence::Online { last_seen_at: at(last) });
+        let just_beyond = at(last + 90).saturating_add(Duration::from_micros(1));
+        assert_eq!(told(&sweep(&here, just_beyond).await), [Some(host.id)], "{later}");
+    }
 }
 
 /// Not a host that was never heard. One out of service does so without a word, so that no later sweep comes by it.
@@ -231,6 +237,29 @@ pub async fn a_storm_is_told_by_unarchived_hosts_that_were_online(fixture: &impl
     let swept = sweep(&store, at(93)).await;
     assert_eq!(swept.verdict, Verdict::Sweep { storm: false }, "5 of 11, with two that are archived and silent");
     assert_eq!(swept.events.len(), 5);
+}
+
+/// They are told apart to the microsecond, however long after the contact before it the last one was.
+pub async fn a_storm_is_told_by_last_contacts(fixture: &impl Fixture) {
+    let store = fixture.handle().await;
+    sample::watch(&store).await;
+    for later in [1, 59, 60, 61] {
+        let first = later * 1_000;
+        let mut hosts = Vec::new();
+        for _ in 0..11 {
+            hosts.push(heard(&store, first).await);
+        }
+        // Five are silent, and six are just not.
+        for seconds in first + 1..=first + later {
+            let contacts = hosts[5..].iter().map(|host| sample::contact(host, at(seconds))).collect();
+            store.touch(contacts).await.unwrap();
+        }
+        let swept = sweep(&store, at(first + later + 90)).await;
+        assert_eq!((swept.verdict, swept.events.len()), (Verdict::Sweep { storm: false }, 5), "{later}");
+        for host in &hosts[5..] {
+            archive(&store, host).await;
+        }
+    }
 }
 
 /// Hosts that fell a little while ago count as well.

@@ -157,6 +157,7 @@ twins! {
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
         "silence::a_storm_gathers_over_a_window",
         "silence::a_storm_is_held_back_and_then_told",
+        "silence::a_storm_is_told_by_last_contacts",
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
         "silence::an_absence_of_every_handle_suspends_verdicts",

@@ -343,6 +343,7 @@ twins! {
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
         "silence::a_storm_gathers_over_a_window",
         "silence::a_storm_is_held_back_and_then_told",
+        "silence::a_storm_is_told_by_last_contacts",
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
         "silence::a_storm_of_many_is_counted_as_far_as_it_takes",
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
@@ -358,7 +359,9 @@ twins! {
         "window::windows_that_ended_first_are_judged_first",
     ],
     sweeps_tell_twice: SweepsTellTwice => [
+        "silence::a_contact_through_another_handle_counts_to_the_microsecond",
         "silence::a_storm_gathers_over_a_window",
+        "silence::a_storm_is_told_by_last_contacts",
         "silence::a_sweep_is_bounded_and_begins_with_the_longest_silent",
         "silence::an_absence_of_every_handle_suspends_verdicts",
         "silence::silence_beyond_the_window_is_one_event",
@@ -369,6 +372,7 @@ twins! {
         "window::windows_that_ended_first_are_judged_first",
     ],
     archived_hosts_fall_silent: ArchivedHostsFallSilent => [
+        "silence::a_storm_is_told_by_last_contacts",
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
         "silence::only_who_is_online_falls_silent",
     ],
@@ -378,6 +382,7 @@ twins! {
     ],
     exactly_the_window_is_too_long: ExactlyTheWindowIsTooLong => [
         "silence::a_contact_through_another_handle_counts_to_the_microsecond",
+        "silence::a_storm_is_told_by_last_contacts",
         "window::a_host_falls_silent_by_its_own_window",
     ],
     the_window_is_counted_in_seconds: TheWindowIsCountedInSeconds => [
@@ -401,6 +406,7 @@ twins! {
         "silence::a_storm_is_held_back_and_then_told",
     ],
     archived_hosts_count_as_fallen: ArchivedHostsCountAsFallen => [
+        "silence::a_storm_is_told_by_last_contacts",
         "silence::a_storm_is_told_by_unarchived_hosts_that_were_online",
     ],
     archived_hosts_count_as_left: ArchivedHostsCountAsLeft => [

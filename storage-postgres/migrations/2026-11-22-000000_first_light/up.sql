@@ -297,12 +297,13 @@ CREATE TABLE host_presence (
     archived           boolean          NOT NULL,
     -- `hosts.liveness_window`, restated: an index of last contacts cannot look it up.
     liveness_window    bigint,
-    -- What a sweep finds silent hosts by: the minute of `last_seen_at`, or, of a host with a window of its own, that in which
-    -- it ends; counted from 2000. An index of `last_seen_at` itself would have every report write to all indexes; of
-    -- reports that come twice a minute or more often, this lets one a minute do so. Whoever writes one of the two columns
-    -- writes this one, by the function below. Neither generated nor checked: the server reads and plans the expression
-    -- of either anew with each statement, which is a tenth of what a report that comes alone costs it.
-    sweep_minute       bigint,
+    -- What a sweep finds silent hosts by: what `last_seen_at` was a minute ago or less, or, of a host with a window of its own,
+    -- when that ended then. An index of `last_seen_at` itself would have every report write to all indexes; of
+    -- reports that come twice a minute or more often, this lets one a minute do so, and each host in a minute of its own.
+    -- Whoever writes one of the two columns writes this one, by the function below. Neither generated nor checked: the
+    -- server reads and plans the expression of either anew with each statement, which is a tenth of what a report that
+    -- comes alone costs it.
+    sweep_from         timestamptz,
     CONSTRAINT host_presence_facts CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
@@ -312,16 +313,21 @@ CREATE TABLE host_presence (
     CONSTRAINT host_presence_versions CHECK (containers_version >= 0 AND facts_version >= 0)
 ) WITH (fillfactor = 60);
 
--- Inlined where it stands.
-CREATE FUNCTION sweep_minute(last_seen_at timestamptz, liveness_window bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
-    SELECT floor((date_part('epoch', last_seen_at - timestamptz '2000-01-01 00:00:00+00') + coalesce(liveness_window, 0))
-                 / 60)::bigint
+-- From what it was before, as long as that will do. Inlined where it stands.
+CREATE FUNCTION sweep_from(before timestamptz, last_seen_at timestamptz, liveness_window bigint) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN liveness_window IS NULL THEN
+            CASE WHEN before > last_seen_at - interval '1 minute' THEN before ELSE last_seen_at END
+        WHEN before > last_seen_at + make_interval(secs => liveness_window) - interval '1 minute' THEN before
+        ELSE last_seen_at + make_interval(secs => liveness_window)
+    END
 $$;
 
 -- Finds the few hosts that are online and were not heard of late, several times a minute. Those that fell are not in it:
 -- they may stay for years.
-CREATE INDEX host_presence_online ON host_presence (sweep_minute) WHERE presence = 'online' AND liveness_window IS NULL;
-CREATE INDEX host_presence_online_own ON host_presence (sweep_minute)
+CREATE INDEX host_presence_online ON host_presence (sweep_from) WHERE presence = 'online' AND liveness_window IS NULL;
+CREATE INDEX host_presence_online_own ON host_presence (sweep_from)
     WHERE presence = 'online' AND liveness_window IS NOT NULL;
 -- Lists by status, in the order of ids. Archived hosts keep the presence that they had, and may be many more than those that
 -- are unreachable and in service. Both are written with transitions alone.
@@ -357,7 +363,7 @@ CREATE TRIGGER hosts_bury BEFORE DELETE ON hosts FOR EACH ROW EXECUTE FUNCTION b
 CREATE FUNCTION restate_host() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE host_presence SET archived = NEW.archived_at IS NOT NULL, liveness_window = NEW.liveness_window,
-                             sweep_minute = sweep_minute(last_seen_at, NEW.liveness_window)
+                             sweep_from = sweep_from(NULL, last_seen_at, NEW.liveness_window)
     WHERE host_id = NEW.id;
     RETURN NULL;
 END

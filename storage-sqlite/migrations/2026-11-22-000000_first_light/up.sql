@@ -236,12 +236,13 @@ CREATE TABLE host_presence (
     facts_version      INTEGER NOT NULL DEFAULT 0 CHECK (facts_version >= 0),
     -- `hosts.liveness_window`, restated: an index of last contacts cannot look it up.
     liveness_window    INTEGER,
-    -- What a sweep finds silent hosts by: the minute of `last_seen_at`, or, of a host with a window of its own, that in which
-    -- it ends. An index of `last_seen_at` itself would be written twice with each report; of reports that come twice a
-    -- minute or more often, this lets one a minute do so. A column, and not an expression: an index of that is written
-    -- whenever what it is made of is, though it gives the same.
-    sweep_minute       INTEGER,
-    CHECK (sweep_minute IS (last_seen_at + coalesce(liveness_window, 0) * 1000000) / 60000000),
+    -- What a sweep finds silent hosts by: what `last_seen_at` was a minute ago or less, or, of a host with a window of its own,
+    -- when that ended then. An index of `last_seen_at` itself would be written twice with each report; of reports that come
+    -- twice a minute or more often, this lets one a minute do so. And it is written at its end, and shortened in the order of
+    -- contacts: by the minute alone, in the order of keys, that of a large fleet has a page for each report.
+    sweep_from         INTEGER,
+    CHECK ((sweep_from IS NULL) = (last_seen_at IS NULL)),
+    CHECK (last_seen_at + coalesce(liveness_window, 0) * 1000000 - sweep_from BETWEEN 0 AND 59999999),
     CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
         WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL

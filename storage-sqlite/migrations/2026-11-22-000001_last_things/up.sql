@@ -87,16 +87,16 @@ END;
 
 -- Finds the few hosts that are online and were not heard of late among all that were, several times a minute. Those that
 -- fell are not in it: they may stay for years.
-CREATE INDEX host_presence_online ON host_presence (sweep_minute) WHERE presence = 'online' AND liveness_window IS NULL;
+CREATE INDEX host_presence_online ON host_presence (sweep_from) WHERE presence = 'online' AND liveness_window IS NULL;
 -- The same for hosts with a window of their own, by when it ends.
-CREATE INDEX host_presence_online_own ON host_presence (sweep_minute)
+CREATE INDEX host_presence_online_own ON host_presence (sweep_from)
     WHERE presence = 'online' AND liveness_window IS NOT NULL;
 -- So that whoever changes a host's window restates it.
 CREATE TRIGGER hosts_liveness_window AFTER UPDATE OF liveness_window ON hosts
 WHEN NEW.liveness_window IS NOT OLD.liveness_window BEGIN
     UPDATE host_presence
     SET liveness_window = NEW.liveness_window,
-        sweep_minute = (last_seen_at + coalesce(NEW.liveness_window, 0) * 1000000) / 60000000
+        sweep_from = last_seen_at + coalesce(NEW.liveness_window, 0) * 1000000
     WHERE host_key = NEW.host_key;
 END;
 -- What is counted of it when many fall at once: how long ago they did is the monitor's to remember.
