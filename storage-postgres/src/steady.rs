@@ -34,9 +34,12 @@ macro_rules! reports {
 ///
 /// The settings of `transaction::BEGIN` hold from the first row on; the isolation need not be named, since a stricter one
 /// fails where this one waits.
+///
+/// Online is told by what no index serves: a planner that last saw a fleet of which nobody had come yet would have each
+/// group of reports go through all that are online.
 macro_rules! is_steady {
     () => {
-        "p.presence = 'online' AND NOT p.archived AND p.newest_report_at < v.recorded_at
+        "p.presence IS NOT DISTINCT FROM 'online' AND NOT p.archived AND p.newest_report_at < v.recorded_at
          AND p.containers_version = coalesce(v.containers_version, p.containers_version)
          AND p.facts_version = coalesce(v.facts_version, p.facts_version)
          AND (SELECT set_config('lock_timeout', '10s', true) <> ''
@@ -281,4 +284,42 @@ async fn store(shared: &Arc<Shared>, candidates: &[Candidate<'_>]) -> Result<Has
     }
     shared.remembered.learn(Learnt { used, ..Learnt::default() });
     Ok(hosts)
+}
+
+#[cfg(test)]
+mod tests {
+    use enlist_testing::Database;
+    use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, raw_sql};
+
+    use super::*;
+    use crate::PgStore;
+
+    /// Also where the planner last saw a fleet of which nobody had come yet.
+    #[tokio::test]
+    async fn presence_is_found_by_its_host() {
+        let database = Database::empty("storage-postgres").await.unwrap_or_else(|error| panic!("{error}"));
+        let store = PgStore::connect(database.url()).await.expect("the server is there");
+        store.migrate().await.expect("a fresh database can be migrated");
+        let mut connection = PgConnection::connect(database.url()).await.expect("the server is there");
+        let setup = "SET search_path = enlist;
+             SET plan_cache_mode = force_generic_plan;
+             INSERT INTO host_presence (host_id, presence, facts, containers_version, facts_version, archived)
+             SELECT gen_random_uuid(), 'pending', '{}', 0, 0, false FROM generate_series(1, 20000);
+             ANALYZE host_presence;
+             UPDATE host_presence SET presence = 'online', last_seen_at = now(), sweep_from = now();";
+        raw_sql(setup).execute(&mut connection).await.expect("the rows fit");
+        for (text, values) in [(SEVERAL, 26), (SEVERAL_USED, 27), (ONE, 24), (ONE_USED, 25)] {
+            let text = text.replace("{schema}", "enlist");
+            let unknown = vec!["NULL"; values].join(", ");
+            let text = format!("PREPARE steady AS {text}; EXPLAIN EXECUTE steady ({unknown})");
+            let plan = raw_sql(AssertSqlSafe(text)).fetch_all(&mut connection).await.expect("it is a statement");
+            let plan: Vec<String> = plan.iter().map(|row| row.try_get(0).expect("a step is text")).collect();
+            let plan = plan.join("\n");
+            assert!(plan.contains("host_presence_pkey"), "{plan}");
+            assert!(!plan.contains("host_presence_online") && !plan.contains("host_presence_status"), "{plan}");
+            assert!(!plan.contains("Seq Scan on host_presence"), "{plan}");
+            raw_sql("DEALLOCATE steady").execute(&mut connection).await.expect("it was prepared");
+        }
+        store.close().await;
+    }
 }
