@@ -237,7 +237,7 @@ pub async fn a_tag_finds_many_that_change_at_once(fixture: &impl Fixture) {
     let staying: Vec<_> = (0..30).map(|n| host(n, &["b", "c"])).collect();
     let writes = falling.iter().chain(&staying).map(|host| HostWrite::new(Expected::Absent, host.clone()).into());
     store.commit(Commit { writes: writes.collect(), events: Vec::new() }).await.unwrap();
-    // Of these few are found by each of their tags, and by no other.
+    // Each is found by its tags and what it is now, and by nothing else.
     let found_as = async |falling: &[Host], status: Status| {
         for tag in tags(&["a", "b", "c"]) {
             let now = |host: &Host| if host.is_archived() { Status::Archived } else { status };
