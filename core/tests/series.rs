@@ -156,13 +156,13 @@ fn a_series_that_cannot_get_on_says_so() {
     let mut series = Series::new(at(60_000), step(60), GAP);
     series.add(&counted(61, 0));
     series.add(&counted(119, 0));
-    assert_eq!(series.interrupt(), Err(SeriesError::TooDense));
+    assert_eq!(series.interrupt(at(119_000)), Err(SeriesError::TooDense));
     let mut none = Series::new(at(60_000), step(60), GAP);
     none.add(&counted(59, 0));
-    assert_eq!(none.interrupt(), Err(SeriesError::TooDense));
+    assert_eq!(none.interrupt(at(59_000)), Err(SeriesError::TooDense));
     let mut later = Series::new(at(60_000), step(60), GAP);
     later.add(&counted(125, 0));
-    assert_eq!(later.interrupt(), Ok((Vec::new(), at(120_000))), "the empty bucket is done with");
+    assert_eq!(later.interrupt(at(125_000)), Ok((Vec::new(), at(120_000))), "the empty bucket is done with");
 }
 
 #[test]
@@ -281,21 +281,30 @@ proptest! {
         prop_assert!((summed - increase as f64).abs() <= 1e-6 * (1.0 + increase as f64), "{summed} of {increase}");
     }
 
-    /// Interrupted after every few rows, and begun again a gap before where it got to.
+    /// Interrupted after every few rows, and begun again a gap before where it got to. Some rows are of reports that do not
+    /// have what the series is of.
     #[test]
-    fn parts_put_together_are_the_whole(rows in rows(), step in steps(), patience in 1..30_usize) {
-        let whole = fold(Timestamp::MIN, step, GAP, &rows);
+    fn parts_put_together_are_the_whole(
+        rows in rows(),
+        step in steps(),
+        patience in 1..30_usize,
+        there in 1..5_usize,
+    ) {
+        let is_there = |row: &Row| row.at.unix_micros() / 7_000_000 % 5 < there as i64;
+        let measured: Vec<_> = rows.iter().filter(|row| is_there(row)).cloned().collect();
+        let whole = fold(Timestamp::MIN, step, GAP, &measured);
         let (mut parts, mut from, mut patience) = (Vec::new(), Timestamp::MIN, patience);
         loop {
             let lead = from.saturating_sub(GAP);
             let mut rest = rows.iter().filter(|row| row.at >= lead);
             let mut series = Series::new(from, step, GAP);
-            rest.by_ref().take(patience).for_each(|row| series.add(row));
+            let read: Vec<_> = rest.by_ref().take(patience).collect();
+            read.iter().filter(|row| is_there(row)).for_each(|row| series.add(row));
             if rest.next().is_none() {
                 parts.extend(series.finish());
                 break;
             }
-            match series.interrupt() {
+            match series.interrupt(read[read.len() - 1].at) {
                 Ok((buckets, next)) => {
                     prop_assert!(next > from);
                     parts.extend(buckets);

@@ -228,6 +228,7 @@ impl Admin<'_> {
         key: &Key,
         decide: impl Fn(HostAggregate, Timestamp) -> Result<Change<T>, AdminError>,
     ) -> Result<T, AdminError> {
+        let mut turn = None;
         for _ in 0..Inner::ATTEMPTS {
             let now = self.fleet.now();
             let loaded = self.fleet.store.load(key).await?;
@@ -243,6 +244,11 @@ impl Admin<'_> {
             let host = write.host.clone();
             match self.fleet.store.commit(Commit::of(write, events)).await {
                 Ok(_) => return Ok(result),
+                // Who was too late once goes on by turns: of many who change one host at a time, as they set its tags, each
+                // attempt lets only one through.
+                Err(error) if error.kind() == StoreErrorKind::Conflict && turn.is_none() => {
+                    turn = Some(self.fleet.changing_again.lock().await);
+                }
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
                 Err(error) => return Err(self.clash(error, &host).await),
             }

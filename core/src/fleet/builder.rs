@@ -9,7 +9,7 @@ use crate::entropy::{Entropy, SystemEntropy};
 #[cfg(feature = "access-tokens")]
 use crate::fleet::access_token::AccessTokens;
 use crate::fleet::alarm::{Alarms, ReusePolicy};
-use crate::fleet::driver::Drivers;
+use crate::fleet::driver::{Drivers, Uncommitted};
 use crate::fleet::gauge::Gauge;
 use crate::fleet::limits::{AgentLimits, Limits, RefusalLimit};
 use crate::fleet::prefixes::Prefixes;
@@ -111,6 +111,8 @@ impl FleetBuilder {
             cache: cache::CredentialCache::new(limits.cached_credentials, limits.credential_cache_ttl),
             contacts: contact::Contacts::default(),
             writing_contacts: futures_util::lock::Mutex::default(),
+            changing_again: futures_util::lock::Mutex::default(),
+            uncommitted: Uncommitted::default(),
             reports: sender,
             bodies: Gauge::new(limits.queue_bytes),
             refusals: RefusalLimit::new(limits.refused_exchanges_per_minute, Arc::clone(&clock)),

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
 
+use crate::clock::Timestamp;
 use crate::fleet::feed::ring_feeds;
 use crate::fleet::liveness::watch_silence;
 use crate::fleet::queue::{Job, Outcomes, Receiver, Slot};
@@ -15,7 +16,7 @@ use crate::fleet::retention::prune_store;
 use crate::fleet::watch::watch_changes;
 use crate::fleet::{Fleet, Inner};
 use crate::id::EventId;
-use crate::store::{Contact, StoreError, StoreErrorKind};
+use crate::store::{Append, AppendOutcome, Appended, Contact, StoreError, StoreErrorKind};
 
 /// How the drivers sleep. One method, so that any runtime can give it.
 pub trait Timer: Send + Sync + 'static {
@@ -128,8 +129,15 @@ async fn commit_batch(fleet: &Inner, batch: Vec<Job>) {
         reports.extend(appends);
     }
     let count = reports.len();
+    let contacts: Vec<Contact> = reports.iter().map(|append: &Append| append.contact.clone()).collect();
+    let appended = {
+        let _committing = Committing::of(fleet, contacts.iter().map(|contact| contact.at).min());
+        let appended = fleet.store.append(reports).await;
+        note_unwritten(fleet, &contacts, &appended);
+        appended
+    };
     // A request whose future was dropped is stored all the same; there is only nobody to tell.
-    match fleet.store.append(reports).await {
+    match appended {
         Ok(appended) if appended.outcomes.len() == count => {
             let mut outcomes = appended.outcomes.into_iter();
             for Waiting { reply, count, _slot } in waiting {
@@ -144,6 +152,50 @@ async fn commit_batch(fleet: &Inner, batch: Vec<Job>) {
             tracing::warn!(error = &error as &dyn std::error::Error, reports = count, "reports not stored");
             refuse_all(waiting, &error);
         }
+    }
+}
+
+/// What a report says never changes presence: the host of one that was not stored has proved its credential all the same.
+/// Here and not where the answer is waited for, since a request that took too long may be gone by now.
+fn note_unwritten(fleet: &Inner, contacts: &[Contact], appended: &Result<Appended, StoreError>) {
+    let outcomes = appended.as_ref().ok().map(|appended| &appended.outcomes);
+    for (place, contact) in contacts.iter().enumerate() {
+        let outcome = outcomes.and_then(|outcomes| outcomes.get(place));
+        if outcome.is_none_or(|outcome| matches!(outcome, AppendOutcome::Failed(_))) {
+            fleet.contacts.note(contact.host_id, contact.token_id, contact.at);
+        }
+    }
+}
+
+/// When the oldest report arrived of the commit that is under way. Those that wait behind it are later.
+#[derive(Debug, Default)]
+pub(super) struct Uncommitted(Mutex<Option<Timestamp>>);
+
+impl Uncommitted {
+    /// Whether a report has been waiting to be committed for longer than that.
+    pub(super) fn waits_longer_than(&self, patience: Duration, now: Timestamp) -> bool {
+        let oldest = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        oldest.is_some_and(|oldest| now.saturating_since(oldest) > patience)
+    }
+
+    fn set(&self, oldest: Option<Timestamp>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+    }
+}
+
+/// A commit that is under way, until it is dropped.
+struct Committing<'a>(&'a Inner);
+
+impl<'a> Committing<'a> {
+    fn of(fleet: &'a Inner, oldest: Option<Timestamp>) -> Self {
+        fleet.uncommitted.set(oldest);
+        Self(fleet)
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        self.0.uncommitted.set(None);
     }
 }
 
@@ -199,8 +251,13 @@ pub(super) async fn flush_contacts(fleet: &Inner) -> Result<(), StoreError> {
         }
         // One of them is to blame: the others must not wait for it for ever.
         for contact in group {
-            if let Err(error) = fleet.store.touch(vec![contact.clone()]).await {
-                let host_id = contact.host_id;
+            let Err(error) = fleet.store.touch(vec![contact.clone()]).await else { continue };
+            let host_id = contact.host_id;
+            if error.is_retryable() {
+                tracing::warn!(error = &error as &dyn std::error::Error, %host_id, "a contact is not written yet");
+                fleet.contacts.note(host_id, contact.token_id, contact.at);
+                outcome = Err(error);
+            } else {
                 tracing::error!(error = &error as &dyn std::error::Error, %host_id, "a contact cannot be written");
             }
         }

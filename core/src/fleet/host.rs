@@ -271,11 +271,13 @@ impl Admin<'_> {
         own.map_or(Ok(()), |own| Ok(self.fleet.limits.check_window(own)?))
     }
 
-    /// The tenant that is meant: the one that is named, else the actor's only one, else the service's default.
+    /// The tenant that is meant: the one that is named, else the actor's only one, else the service's default, unless the
+    /// actor belongs to others.
     fn tenant(&self, named: Option<&TenantId>) -> Result<TenantId, AdminError> {
+        let is_theirs = |tenant: &&TenantId| self.actor.grants.is_empty() || self.actor.grants.contains_key(*tenant);
         named
             .or_else(|| self.actor.only_tenant())
-            .or(self.fleet.default_tenant.as_ref())
+            .or(self.fleet.default_tenant.as_ref().filter(is_theirs))
             .cloned()
             .ok_or_else(|| FieldError::invalid("/tenant_id", "required: you have no tenant, or several").into())
     }

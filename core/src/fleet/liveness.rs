@@ -11,7 +11,7 @@ use crate::fleet::driver::flush_contacts;
 use crate::fleet::{Fleet, Inner, Timer};
 use crate::id::EventId;
 use crate::liveness::{Pace, Verdict};
-use crate::store::{StoreError, Sweep, Swept};
+use crate::store::{StoreError, StoreErrorKind, Sweep, Swept};
 use crate::wire::{MonitorReply, MonitorStatus};
 
 /// How many hosts one step judges: a transaction that reports hardly notice.
@@ -86,8 +86,12 @@ pub(super) async fn watch_silence(fleet: &Inner, timer: &impl Timer, shutdown: i
     }
 }
 
-/// What was heard here and is not written yet must not count as silence: while it cannot be written, nobody is judged.
+/// What was heard here and is not written yet must not count as silence: while it cannot be written, nobody is judged. That
+/// holds for contacts that come alone, and for those that reports bring.
 async fn flush_and_sweep(fleet: &Inner, pace: Pace) -> Result<Swept, StoreError> {
+    if fleet.uncommitted.waits_longer_than(pace.tick, fleet.now()) {
+        return Err(StoreError::with_source(StoreErrorKind::Unavailable, "reports wait too long for their commit"));
+    }
     flush_contacts(fleet).await?;
     fleet.store.sweep(sweep(fleet, pace)).await
 }

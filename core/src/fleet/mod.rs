@@ -94,7 +94,10 @@ struct Inner {
     contacts: contact::Contacts,
     /// Held while they are written: who comes next knows that those taken before were.
     writing_contacts: futures_util::lock::Mutex<()>,
+    /// Held by whoever repeats a change of a host that another was quicker with.
+    changing_again: futures_util::lock::Mutex<()>,
     reports: queue::Sender,
+    uncommitted: driver::Uncommitted,
     /// Bodies of batches, and what others inflated to, by bytes.
     bodies: Arc<gauge::Gauge>,
     refusals: limits::RefusalLimit,

@@ -144,7 +144,7 @@ impl Admin<'_> {
             more = page.more;
         }
         let (buckets, next) = if more {
-            let (buckets, next) = series.interrupt()?;
+            let (buckets, next) = series.interrupt(query.after.unwrap_or(from))?;
             (buckets, Some(next.to_string()))
         } else {
             (series.finish(), None)

@@ -141,10 +141,7 @@ impl Agent<'_> {
         }
         match failed {
             None => Ok(outcomes),
-            Some(error) => {
-                self.contact();
-                Err(ReportError::Store(error))
-            }
+            Some(error) => Err(ReportError::Store(error)),
         }
     }
 
@@ -161,11 +158,7 @@ impl Agent<'_> {
                 self.fleet.forget_all();
                 Err(ReportError::Store(StoreErrorKind::Unavailable.into()))
             }
-            AppendOutcome::Failed(error) => {
-                // What a report says never changes presence: the host has proved its credential all the same.
-                self.contact();
-                Err(ReportError::Store(error))
-            }
+            AppendOutcome::Failed(error) => Err(ReportError::Store(error)),
         }
     }
 

@@ -232,16 +232,19 @@ impl<const GAUGES: usize, const COUNTERS: usize> Series<GAUGES, COUNTERS> {
         self.closed
     }
 
-    /// The buckets that are whole, when more samples may follow; and where a series has to begin to go on behind them: with
-    /// the bucket that is still open.
+    /// The buckets that are whole, when there is no other sample up to `read` and more may follow later; and where a series
+    /// has to begin to go on behind them: with the bucket that `read` belongs to. Reports without a sample get it on, too: of a
+    /// container that was long not there.
     ///
     /// # Errors
     /// When that is where this one begins: it got nowhere.
-    pub fn interrupt(self) -> Result<(Vec<Bucket<GAUGES, COUNTERS>>, Timestamp), SeriesError> {
-        match self.open {
-            Some(open) if open.start > self.from => Ok((self.closed, open.start)),
-            _ => Err(SeriesError::TooDense),
+    pub fn interrupt(mut self, read: Timestamp) -> Result<(Vec<Bucket<GAUGES, COUNTERS>>, Timestamp), SeriesError> {
+        let next = self.step.bucket_of(read);
+        if next <= self.from {
+            return Err(SeriesError::TooDense);
         }
+        self.closed.extend(self.open.filter(|open| open.start < next).map(Open::close));
+        Ok((self.closed, next))
     }
 }
 

@@ -20,7 +20,8 @@ pub struct CreateHost {
     pub name: HostName,
     /// Whose machine it is.
     pub kind: HostKind,
-    /// Required unless the actor has exactly one tenant, or the service a default.
+    /// Required unless the actor has exactly one tenant, or the service has a default, one of theirs if they
+    /// have several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
     /// Unique in the tenant.

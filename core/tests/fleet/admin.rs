@@ -104,6 +104,25 @@ async fn the_tenant_is_the_named_one_else_the_actors_only_one_else_the_default()
     assert_eq!(Problem::from(error).field.as_deref(), Some("/tenant_id"));
 }
 
+/// A default that is not theirs is not what they mean; it would only be "not found" to them.
+#[tokio::test]
+async fn who_has_several_tenants_says_which() {
+    let world = World::new();
+    let of = |tenants: &[&str]| Actor {
+        grants: tenants.iter().map(|name| (tenant(name), Role::Owner)).collect(),
+        ..actor("none of them", Role::Owner)
+    };
+    for (tenants, made) in
+        [(&["a"][..], Ok("a")), (&["a", "b"], Err((422, "/tenant_id"))), (&["a", "b", "acme"], Ok("acme"))]
+    {
+        let actor = of(tenants);
+        let created = world.fleet.admin(&actor).create_host(named("web", HostKind::Byoc)).await;
+        let created = created.map(|created| created.host.tenant_id).map_err(Problem::from);
+        let created = created.map_err(|problem| (problem.status, problem.field.unwrap_or_default().to_string()));
+        assert_eq!(created, made.map(tenant).map_err(|(status, field)| (status, field.to_owned())), "{tenants:?}");
+    }
+}
+
 #[tokio::test]
 async fn archiving_is_idempotent_and_cuts_everything_off_in_one_commit() {
     let world = World::new();

@@ -137,6 +137,19 @@ async fn a_verb_tries_again_when_somebody_was_quicker_but_not_for_ever() {
     assert_eq!(world.event_types().await[2..], ["host.updated", "host.updated", "host.cordoned"]);
 }
 
+/// Of those who load one revision only one can write; all others lose every time, if they are many.
+#[tokio::test]
+async fn forty_who_tag_one_host_at_a_time_all_do() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder);
+    let (host_id, _) = world.create("a").await;
+    store.polite.store(true, SeqCst);
+    let admin = world.fleet.admin(&world.root);
+    let tags = (0..40).map(|n| admin.tag_host(host_id, format!("t{n}").parse().unwrap()));
+    futures_util::future::try_join_all(tags).await.unwrap();
+    assert_eq!(admin.host(host_id).await.unwrap().tags.len(), 40);
+}
+
 /// What is done between two pages of a list.
 #[derive(Debug, Clone, Copy)]
 enum Step {

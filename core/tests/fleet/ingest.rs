@@ -5,6 +5,7 @@ use std::time::Duration;
 use enlist_core::conformance::sample::{self, at};
 use enlist_core::fleet::{Limits, ReportError, TelemetryRange, TokioTimer};
 use enlist_core::host::Status;
+use enlist_core::store::StoreErrorKind;
 use enlist_core::telemetry::Report;
 use enlist_core::wire::{Problem, ReportStatus};
 use enlist_core::{AgentIdentity, HostId, MemoryStore};
@@ -208,6 +209,41 @@ async fn a_refused_report_is_a_contact_all_the_same() {
     skewed["recorded_at"] = json!(at(-2 * 3600).to_string());
     send(&world, &identity, &skewed).await.unwrap_err();
     until_online(&world, identity.host_id()).await;
+}
+
+/// Whoever sent it may have given up by the time that the store says no.
+#[tokio::test]
+async fn a_report_that_is_not_stored_is_a_contact_also_when_nobody_waits_for_it() {
+    for kind in [StoreErrorKind::Unavailable, StoreErrorKind::Corrupt] {
+        let store = Watched::default();
+        let world = World::with(store.clone(), |builder| builder).running().await;
+        let (whole, one) = (world.identity("whole").await, world.identity("one").await);
+        store.refused.lock().unwrap().insert(at(0), kind);
+        store.unstorable.lock().unwrap().insert(at(1), kind);
+        for (identity, time) in [(&whole, at(0)), (&one, at(1))] {
+            let mut request = Box::pin(world.fleet.agent(identity).live().unwrap().report(sample::report(time)));
+            assert!(futures_util::poll!(request.as_mut()).is_pending());
+            drop(request);
+            until_online(&world, identity.host_id()).await;
+            assert_eq!(stored(&world, identity.host_id()).await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_contact_that_fails_by_itself_for_now_is_tried_again() {
+    let store = Watched::default();
+    let world = World::with(store.clone(), |builder| builder).running().await;
+    let identities = [world.identity("a").await, world.identity("b").await];
+    // All of them for a reason that stays, as if one were to blame, and the first of them alone for one that passes.
+    store.touches.lock().unwrap().extend([StoreErrorKind::Corrupt, StoreErrorKind::Unavailable]);
+    for identity in &identities {
+        world.fleet.agent(identity).live().unwrap().heartbeat().unwrap();
+    }
+    for identity in &identities {
+        until_online(&world, identity.host_id()).await;
+    }
+    assert!(store.touches.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

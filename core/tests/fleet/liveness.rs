@@ -12,7 +12,7 @@ use enlist_core::liveness::LivenessWindow;
 use enlist_core::policy::Scope;
 use enlist_core::store::{EventQuery, Revision, Store};
 use enlist_core::wire::{MonitorStatus, PatchHost};
-use enlist_core::{Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken};
+use enlist_core::{Clock, Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -217,6 +217,33 @@ async fn nobody_is_unreachable_while_what_was_heard_cannot_be_written() {
     assert_eq!(fallen(&world).await, []);
     assert_eq!(server.fleet.monitor().status, MonitorStatus::Stalled);
     store.untouchable.store(false, SeqCst);
+    pass(&world, Some(&server), 300, &hosts[1..]).await;
+    assert_eq!(fallen(&world).await, [(Some(hosts[0].0), false)]);
+    server.stop().await;
+}
+
+/// Neither while reports hang in the store, whose senders give up and come again, nor afterwards for it.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_unreachable_while_reports_wait_for_their_commit() {
+    let store = Watched::default();
+    let (world, hosts) = world(&store, 3).await;
+    let server = Server::start(&store, &world.clock);
+    pass(&world, Some(&server), 200, &hosts).await;
+    let stall = store.stalled.lock().await;
+    for _ in 0..30 {
+        for (_, token) in &hosts {
+            let identity = server.fleet.authenticate(token.expose()).await.unwrap();
+            let report = sample::report(world.clock.now());
+            let mut request = Box::pin(server.fleet.agent(&identity).live().unwrap().report(report));
+            assert!(futures_util::poll!(request.as_mut()).is_pending());
+        }
+        pass(&world, Some(&server), 10, &[]).await;
+    }
+    assert_eq!(fallen(&world).await, []);
+    assert_eq!(server.fleet.monitor().status, MonitorStatus::Stalled);
+    drop(stall);
+    pass(&world, Some(&server), 60, &[]).await;
+    assert_eq!(fallen(&world).await, []);
     pass(&world, Some(&server), 300, &hosts[1..]).await;
     assert_eq!(fallen(&world).await, [(Some(hosts[0].0), false)]);
     server.stop().await;

@@ -138,6 +138,34 @@ async fn an_answer_reads_so_many_reports_and_the_next_goes_on_behind_it() {
     assert_eq!(read, usize::try_from(MAX_REPORTS).unwrap());
 }
 
+/// Reports without it are read and leave no bucket: they get the reader on all the same.
+#[tokio::test]
+async fn a_containers_course_goes_on_over_reports_that_it_is_not_in() {
+    let days = MAX_REPORTS + 3_000;
+    let without = |seconds: i64| Report { containers: Vec::new(), ..report(30 * seconds) };
+    let there = |n: i64| n < 10 || n >= days - 10;
+    let (world, _, host) = stored((0..days).map(|n| if there(n) { report(30 * n) } else { without(n) })).await;
+    let mut starts = Vec::new();
+    for (container_id, buckets) in [("a", 4), ("never", 0)] {
+        let (mut answers, mut cursor) = (0, None);
+        loop {
+            let range = SeriesRange { cursor, ..range(0, 30 * days, 1_800) };
+            let admin = world.fleet.admin(&world.root);
+            let course = admin.container_series(host.id, container_id, range).await.unwrap();
+            starts.extend(course.items.iter().map(|bucket| (container_id, bucket.start, bucket.reports)));
+            answers += 1;
+            assert!(answers < 5, "it does not end");
+            cursor = course.next_cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(answers, 2);
+        assert!(starts.iter().filter(|(id, _, _)| *id == container_id).count() <= buckets);
+    }
+    assert_eq!(starts.iter().map(|(_, _, reports)| reports).sum::<u64>(), 20, "{starts:?}");
+}
+
 #[tokio::test]
 async fn a_bucket_of_more_reports_than_are_read_is_refused() {
     let (world, _, host) = stored((0..MAX_REPORTS + 2).map(report)).await;

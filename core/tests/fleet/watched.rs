@@ -45,8 +45,14 @@ pub(crate) struct Watched {
     pub(crate) unstorable: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
     /// Transactions that begin with a report of one of these times fail.
     pub(crate) refused: Arc<std::sync::Mutex<HashMap<Timestamp, StoreErrorKind>>>,
+    /// While somebody holds it, reports are not stored, nor refused.
+    pub(crate) stalled: Arc<Mutex<()>>,
     /// Contacts cannot be written.
     pub(crate) untouchable: Arc<AtomicBool>,
+    /// How the next writes of contacts fail.
+    pub(crate) touches: Arc<std::sync::Mutex<VecDeque<StoreErrorKind>>>,
+    /// Who has loaded a host lets others go first.
+    pub(crate) polite: Arc<AtomicBool>,
     /// So many sweeps fail.
     pub(crate) unswept: Arc<AtomicUsize>,
     /// It has more hosts than anybody could look at, and none may take work.
@@ -108,7 +114,11 @@ impl Store for Watched {
         found
     }
     async fn load(&self, key: &Key) -> Result<Option<Aggregate>, StoreError> {
-        self.inner.load(key).await
+        let loaded = self.inner.load(key).await;
+        if self.polite.load(SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        loaded
     }
     async fn commit(&self, commit: Commit) -> Result<Vec<Event>, StoreError> {
         if self.conflicts.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
@@ -147,6 +157,7 @@ impl Store for Watched {
         if let Some(kind) = self.refused.lock().unwrap().get(&times[0]) {
             return Err((*kind).into());
         }
+        drop(self.stalled.lock().await);
         self.appended.lock().unwrap().push(times.clone());
         let unstorable = self.unstorable.lock().unwrap().clone();
         let storable = reports.into_iter().filter(|append| !unstorable.contains_key(&append.report.recorded_at));
@@ -164,6 +175,10 @@ impl Store for Watched {
     async fn touch(&self, contacts: Vec<Contact>) -> Result<Vec<Event>, StoreError> {
         if self.untouchable.load(SeqCst) {
             return Err(StoreErrorKind::Unavailable.into());
+        }
+        let failure = self.touches.lock().unwrap().pop_front();
+        if let Some(kind) = failure {
+            return Err(kind.into());
         }
         self.inner.touch(contacts).await
     }
