@@ -26,8 +26,9 @@ impl Opened {
         Ok(match args.database.read()? {
             Database::Memory => Self::Memory(MemoryStore::new()),
             Database::Sqlite(url) => {
-                let store = SqliteStore::open(url).await?;
-                store.migrate().await?;
+                let unusable = |error| ServerError::File(url.to_owned(), error);
+                let store = SqliteStore::open(url).await.map_err(unusable)?;
+                store.migrate().await.map_err(unusable)?;
                 Self::Sqlite(store)
             }
             Database::Postgres(url) => {

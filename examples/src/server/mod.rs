@@ -38,6 +38,9 @@ pub enum ServerError {
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Store(#[from] StoreError),
+    /// The file of the database cannot be used.
+    #[error("the database {0} cannot be used; its folder has to be there, and the file to be readable and writable")]
+    File(String, #[source] StoreError),
     /// There is no such kind of database.
     #[error(transparent)]
     Database(#[from] InvalidDatabase),

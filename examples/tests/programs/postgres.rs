@@ -108,6 +108,21 @@ async fn a_server_behind_a_pooler_serves_and_is_told() {
     assert_eq!(server.log(), format!("listening on {}", server.url), "nothing was worth a warning");
 }
 
+/// An administrator has to be told which folder is missing.
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/none/x.db", folder.path().display());
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_enlist-server"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-token-file", "/nonexistent", "--database", &url])
+        .output()
+        .await
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(said.contains(&url) && said.contains("its folder"), "{said}");
+}
+
 /// A URL may hold a password: no message repeats it.
 #[tokio::test]
 async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
