@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Hand, Server};
 use enlist_core::Timestamp;
 use enlist_core::agent_token::{AgentToken, AgentTokenState};
@@ -232,10 +234,19 @@ async fn presence_comes_with_exactly_its_facts() {
         "presence = 'online'",
         "presence = 'unreachable', last_seen_at = now()",
         "last_seen_at = now()",
-        "presence = 'online', last_seen_at = now(), unreachable_since = now()",
+        "presence = 'online', last_seen_at = now(), sweep_from = now(), unreachable_since = now()",
+        // No sweep would find it.
+        "presence = 'online', last_seen_at = now()",
         "presence = 'gone'",
     ] {
         assert_eq!(hand.refusal(&format!("UPDATE host_presence SET {set}")).await, "host_presence_facts", "{set}");
+    }
+    for set in [
+        "presence = 'online', last_seen_at = now(), sweep_from = now()",
+        "presence = 'unreachable', unreachable_since = now(), sweep_from = NULL",
+        "presence = 'pending', last_seen_at = NULL, unreachable_since = NULL",
+    ] {
+        hand.run(&format!("UPDATE host_presence SET {set}")).await;
     }
     for version in ["containers_version", "facts_version"] {
         let refusal = hand.refusal(&format!("UPDATE host_presence SET {version} = -1")).await;
@@ -381,9 +392,55 @@ async fn every_writer_of_a_last_contact_writes_what_sweeps_find_it_by() {
     assert_eq!(hand.value(found_by).await, "244");
     // Silence leaves the last contact as it was.
     sample::watch(&store).await;
-    let swept = store.sweep(sample::sweep(at(100_000), std::time::Duration::from_secs(90))).await.unwrap();
+    let swept = store.sweep(sample::sweep(at(100_000), Duration::from_secs(90))).await.unwrap();
     assert_eq!(swept.events.len(), 1);
     assert_eq!(hand.value(found_by).await, "244");
+}
+
+/// As that of a host that was heard while a clock ran ahead, and whose last contact was set back by hand, that alone: by what
+/// sweeps find hosts by, it would be well for as long as the clock was wrong.
+#[tokio::test]
+async fn what_sweeps_find_a_host_by_is_at_most_a_minute_old_and_never_to_come() {
+    let (server, mut hand, host) = enrolled().await;
+    let store = server.open();
+    sample::watch(&store).await;
+    for (window, end) in [("NULL", 1_000), ("25", 1_025)] {
+        let micros = |seconds: i64| format!("timestamptz '{}' + interval '1 microsecond'", at(seconds));
+        for (before, after) in [
+            ("NULL".to_owned(), at(end)),
+            (format!("'{}'", at(end - 60)), at(end)),
+            (micros(end - 60), at(end - 60).saturating_add(Duration::from_micros(1))),
+            (format!("'{}'", at(end)), at(end)),
+            (micros(end), at(end)),
+            (format!("'{}'", at(1_000_000_000)), at(end)),
+        ] {
+            let sql = format!("SELECT sweep_from({before}, '{}', {window}) = '{after}'", at(1_000));
+            assert_eq!(hand.value(&sql).await, "true", "{sql}");
+        }
+    }
+    // By each writer: a contact, a report, and one of a host that goes on as it did.
+    let ahead = |seconds| {
+        format!("UPDATE host_presence SET last_seen_at = '{}', sweep_from = '{}'", at(seconds), at(1_000_000_000))
+    };
+    store.touch(vec![sample::contact(&host, at(0))]).await.unwrap();
+    let mut now = 1_000;
+    for window in ["NULL", "25"] {
+        hand.run(&format!("UPDATE hosts SET liveness_window = {window}")).await;
+        for writer in ["contact", "report", "another"] {
+            hand.run(&ahead(now)).await;
+            if writer == "contact" {
+                store.touch(vec![sample::contact(&host, at(now + 1))]).await.unwrap();
+            } else {
+                let report = sample::append(&host, sample::report(at(now + 1)));
+                let appended = store.append(vec![report]).await.unwrap();
+                assert!(matches!(appended.outcomes[..], [AppendOutcome::Accepted]));
+            }
+            now += 1_000;
+            let swept = store.sweep(sample::sweep(at(now), Duration::from_secs(90))).await.unwrap();
+            assert_eq!(swept.events.len(), 1, "{writer}, {window}");
+            store.touch(vec![sample::contact(&host, at(now))]).await.unwrap();
+        }
+    }
 }
 
 /// A report within the minute of the one before it touches no index at all.

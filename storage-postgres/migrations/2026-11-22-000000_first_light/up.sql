@@ -306,20 +306,23 @@ CREATE TABLE host_presence (
     sweep_from         timestamptz,
     CONSTRAINT host_presence_facts CHECK (CASE presence
         WHEN 'pending'     THEN last_seen_at IS NULL AND unreachable_since IS NULL
-        WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL
+        -- Without `sweep_from`, no sweep would ever find it.
+        WHEN 'online'      THEN last_seen_at IS NOT NULL AND unreachable_since IS NULL AND sweep_from IS NOT NULL
         WHEN 'unreachable' THEN last_seen_at IS NOT NULL AND unreachable_since IS NOT NULL
         ELSE false
     END),
     CONSTRAINT host_presence_versions CHECK (containers_version >= 0 AND facts_version >= 0)
 ) WITH (fillfactor = 60);
 
--- From what it was before, as long as that will do. Inlined where it stands.
+-- From what it was before, as long as that will do: less than a minute old, and not later than what it stands for, as it is
+-- where `last_seen_at` was set back by hand; that one would hide the host until then. Inlined where it stands.
 CREATE FUNCTION sweep_from(before timestamptz, last_seen_at timestamptz, liveness_window bigint) RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN liveness_window IS NULL THEN
-            CASE WHEN before > last_seen_at - interval '1 minute' THEN before ELSE last_seen_at END
-        WHEN before > last_seen_at + make_interval(secs => liveness_window) - interval '1 minute' THEN before
+            CASE WHEN before > last_seen_at - interval '1 minute' AND before <= last_seen_at THEN before ELSE last_seen_at END
+        WHEN before > last_seen_at + make_interval(secs => liveness_window) - interval '1 minute'
+             AND before <= last_seen_at + make_interval(secs => liveness_window) THEN before
         ELSE last_seen_at + make_interval(secs => liveness_window)
     END
 $$;
