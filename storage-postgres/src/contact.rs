@@ -26,14 +26,26 @@ pub(crate) async fn touch(db: &mut Db, contacts: &[Contact]) -> Result<(Vec<Even
     visits.finish(db).await
 }
 
-/// Makes verdicts of silence where they still hold, inside a transaction; archived hosts fall without an event.
-pub(crate) async fn mark_silent(db: &mut Db, silences: &[Silence]) -> Result<Vec<Event>, Failure> {
-    let mut visits = Visits::begin(db, silences.iter().map(|silence| silence.host_id.into()).collect()).await?;
+/// What became of verdicts of silence.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// Of how many hosts one was looked at: of all that nobody else held.
+    pub(crate) hosts: usize,
+    /// Of those where it held.
+    pub(crate) events: Vec<Event>,
+}
+
+/// Makes verdicts of silence where they still hold, inside a transaction; archived hosts fall without an event. Whoever holds
+/// a host is about to say something of it, or somebody at the prompt: it is passed over, and the next sweep sees it.
+pub(crate) async fn mark_silent(db: &mut Db, silences: &[Silence]) -> Result<Judged, Failure> {
+    let rows = presence::lock_unheld(db, silences.iter().map(|silence| silence.host_id.into()).collect()).await?;
+    let mut visits = Visits::of(db, rows).await?;
     for silence in silences {
         visits.silence(silence);
     }
+    let hosts = visits.hosts.len();
     let (events, _) = visits.finish(db).await?;
-    Ok(events)
+    Ok(Judged { hosts, events })
 }
 
 /// The hosts that a transaction meets: each is locked and read once, and written once.
@@ -66,7 +78,12 @@ impl Visits {
     /// them. Not in one: it would see the moment before the lock was had, and a report would be taken for a host that
     /// was archived meanwhile.
     pub(crate) async fn begin(db: &mut Db, hosts: Vec<Id>) -> Result<Self, Failure> {
-        let rows = if hosts.is_empty() { Vec::new() } else { presence::lock(db, hosts).await? };
+        let rows = presence::lock(db, hosts).await?;
+        Self::of(db, rows).await
+    }
+
+    /// Of rows that are locked already.
+    async fn of(db: &mut Db, rows: Vec<PresenceRow>) -> Result<Self, Failure> {
         let mut heads = if rows.is_empty() {
             Default::default()
         } else {

@@ -96,8 +96,11 @@ pub(crate) async fn sweep(db: &mut Db, sweep: &Sweep) -> Result<Swept, Failure> 
         let rows = find.fetch_all(db.connection()).await?;
         let hosts = rows.iter().map(|row| Ok(HostId::from(row.try_get::<Id, _>("host_id")?)));
         let hosts = hosts.collect::<Result<Vec<_>, Failure>>()?;
-        more = hosts.len() > limit;
-        events = contact::mark_silent(db, &Silence::of_sweep(sweep, rule, storm, hosts)).await?;
+        let found = hosts.len();
+        let judged = contact::mark_silent(db, &Silence::of_sweep(sweep, rule, storm, hosts)).await?;
+        // Where others hold all of them, the next sweep would find the same.
+        more = found > limit && judged.hosts > 0;
+        events = judged.events;
     }
     let monitor = monitor.note_fallen(now, pace, events.len() as u64);
     db.query(KEEP).bind(to_json(&monitor)?).execute(db.connection()).await?;

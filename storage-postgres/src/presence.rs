@@ -40,11 +40,18 @@ pub(crate) struct PresenceRow {
     facts_changed: bool,
 }
 
-const LOCK: &str = concat!(
-    "SELECT ",
-    presence_columns!(),
-    " FROM {schema}.host_presence AS p WHERE p.host_id = ANY($1) ORDER BY p.host_id FOR UPDATE"
-);
+macro_rules! lock {
+    ($held:literal) => {
+        concat!(
+            "SELECT ",
+            presence_columns!(),
+            " FROM {schema}.host_presence AS p WHERE p.host_id = ANY($1) ORDER BY p.host_id FOR UPDATE",
+            $held
+        )
+    };
+}
+const LOCK: &str = lock!("");
+const LOCK_UNHELD: &str = lock!(" SKIP LOCKED");
 
 const PUT: &str = "
     UPDATE {schema}.host_presence AS p SET
@@ -134,10 +141,23 @@ impl PresenceRow {
 
 /// Locks the rows of these hosts, in the order of all transactions, and reads them as they are then. Hosts that are not
 /// there are left out.
-pub(crate) async fn lock(db: &mut Db, mut hosts: Vec<Id>) -> Result<Vec<PresenceRow>, Failure> {
+pub(crate) async fn lock(db: &mut Db, hosts: Vec<Id>) -> Result<Vec<PresenceRow>, Failure> {
+    lock_by(LOCK, db, hosts).await
+}
+
+/// The same of those that nobody else holds just then: for sweeps alone, which come again, and are not to keep the others from
+/// their hosts while they wait for one.
+pub(crate) async fn lock_unheld(db: &mut Db, hosts: Vec<Id>) -> Result<Vec<PresenceRow>, Failure> {
+    lock_by(LOCK_UNHELD, db, hosts).await
+}
+
+async fn lock_by(text: &'static str, db: &mut Db, mut hosts: Vec<Id>) -> Result<Vec<PresenceRow>, Failure> {
     hosts.sort_unstable();
     hosts.dedup();
-    let rows = db.query(LOCK).bind(hosts).fetch_all(db.connection()).await?;
+    if hosts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = db.query(text).bind(hosts).fetch_all(db.connection()).await?;
     rows.iter().map(PresenceRow::read).collect()
 }
 

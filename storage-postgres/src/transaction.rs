@@ -7,7 +7,8 @@
 //!
 //! 0. the row of `monitor`: sweeps only, before anything else;
 //! 1. rows of `hosts`, sorted by id (`FOR UPDATE`): commits only;
-//! 2. rows of `host_presence`, sorted by host (`FOR UPDATE`): commits, contact and pruning;
+//! 2. rows of `host_presence`, sorted by host (`FOR UPDATE`): commits, contact and pruning. Sweeps too, which pass over rows
+//!    that others hold, and wait for none;
 //! 3. tenants' install tokens, sorted by id: commits only;
 //! 4. whatever belongs to a host that is locked: its tokens, tags, containers, snapshots. All of it is written under
 //!    its host's row of `host_presence`, so the order among them does not matter. Triggers that restate a host's status

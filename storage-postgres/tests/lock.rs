@@ -2,13 +2,19 @@
 
 mod common;
 
-use common::{SOMEBODY_WAITS, everything, full_report, with_host};
+use std::time::Duration;
+
+use common::{Hand, SOMEBODY_WAITS, Server, everything, full_report, with_host};
+use enlist_core::HostId;
 use enlist_core::conformance::sample::{self, at};
-use enlist_core::host::Presence;
+use enlist_core::event::EventBody;
+use enlist_core::host::{Host, Presence};
 use enlist_core::install_token::{Binding, InstallToken};
+use enlist_core::liveness::Verdict;
 use enlist_core::policy::Scope;
 use enlist_core::store::{
-    AppendOutcome, Commit, EventQuery, Expected, HostLookup, HostWrite, Revision, Store, StoreErrorKind, Write,
+    AppendOutcome, Commit, EventQuery, Expected, HostLookup, HostWrite, Revision, Store, StoreErrorKind, Sweep, Swept,
+    Write,
 };
 use enlist_storage_postgres::PgStore;
 use futures_util::poll;
@@ -137,6 +143,102 @@ async fn an_archive_that_commits_while_a_report_waits_comes_first() {
     assert_eq!(watcher.value("SELECT count(*) FROM host_metric_snapshots").await, "0");
     let record = store.find_host(&HostLookup::Id(host.id)).await.unwrap().unwrap();
     assert_eq!(record.presence.presence, Presence::Pending);
+}
+
+/// Hosts that were heard at these seconds, by a store whose sweeps have begun.
+async fn heard(seconds: &[i64]) -> (Server, PgStore, Vec<Host>) {
+    let server = Server::migrated().await;
+    let store = server.open();
+    sample::watch(&store).await;
+    let mut hosts = Vec::new();
+    for (n, seconds) in seconds.iter().enumerate() {
+        let host = sample::host(&n.to_string());
+        sample::create(&store, &host).await;
+        store.touch(vec![sample::contact(&host, at(*seconds))]).await.unwrap();
+        hosts.push(host);
+    }
+    (server, store, hosts)
+}
+
+async fn hold(server: &Server, hosts: &[&Host]) -> Hand {
+    let mut holder = server.by_hand().await;
+    holder.run("BEGIN").await;
+    for host in hosts {
+        holder.run(&format!("SELECT FROM host_presence WHERE host_id = '{}' FOR UPDATE", host.id)).await;
+    }
+    holder
+}
+
+/// One that may judge so many.
+fn sweep(seconds: i64, limit: usize) -> Sweep {
+    let sweep = sample::sweep(at(seconds), Duration::from_secs(90));
+    Sweep { event_ids: sweep.event_ids[..limit].to_vec(), ..sweep }
+}
+
+fn fallen(swept: &Swept) -> Vec<HostId> {
+    let mut fallen: Vec<_> = swept.events.iter().filter_map(|event| event.event.host_id).collect();
+    fallen.sort_unstable();
+    fallen
+}
+
+/// A sweep that waited for it would be given up. The next one comes by what has become of it: it is silent, or was heard.
+#[tokio::test]
+async fn a_sweep_passes_over_a_host_that_somebody_holds() {
+    const HEARD: &str =
+        "UPDATE host_presence SET last_seen_at = at, sweep_from = sweep_from(sweep_from, at, liveness_window)
+                         FROM (SELECT timestamptz '2026-01-01 00:01:40Z') AS v (at) WHERE host_id = ";
+    for is_heard in [false, true] {
+        let (server, store, hosts) = heard(&[0, 10, 20]).await;
+        let mut holder = hold(&server, &[&hosts[1]]).await;
+        if is_heard {
+            holder.run(&format!("{HEARD} '{}'", hosts[1].id)).await;
+        }
+        let swept = store.sweep(sweep(120, 100)).await.unwrap();
+        assert_eq!((swept.verdict, swept.more), (Verdict::Sweep { storm: false }, false));
+        assert_eq!(fallen(&swept), [hosts[0].id, hosts[2].id]);
+        assert!(store.sweep(sweep(121, 100)).await.unwrap().events.is_empty(), "once, and it is held still");
+        holder.run("COMMIT").await;
+        let swept = store.sweep(sweep(122, 100)).await.unwrap();
+        assert_eq!(fallen(&swept), if is_heard { vec![] } else { vec![hosts[1].id] });
+        assert!(store.sweep(sweep(123, 100)).await.unwrap().events.is_empty());
+    }
+}
+
+/// Not for the sake of those alone that are held: the next one would find the same, and the one behind it, as long as they are.
+#[tokio::test]
+async fn a_sweep_goes_on_at_once_where_it_came_by_a_host_that_nobody_holds() {
+    let (server, store, hosts) = heard(&[0, 100, 200, 300]).await;
+    let mut holders = [hold(&server, &[&hosts[0]]).await, hold(&server, &[&hosts[1]]).await];
+    let swept = store.sweep(sweep(1_000, 2)).await.unwrap();
+    assert_eq!((fallen(&swept), swept.more), (vec![], false));
+    holders[1].run("COMMIT").await;
+    for (host, more) in [(1, true), (2, true), (3, false)] {
+        let swept = store.sweep(sweep(1_001, 2)).await.unwrap();
+        assert_eq!((fallen(&swept), swept.more), (vec![hosts[host].id], more));
+    }
+    holders[0].run("COMMIT").await;
+    let swept = store.sweep(sweep(1_002, 2)).await.unwrap();
+    assert_eq!((fallen(&swept), swept.more), (vec![hosts[0].id], false));
+}
+
+/// As silent before it falls, as fallen after that.
+#[tokio::test]
+async fn a_host_that_is_passed_over_counts_once_for_a_storm() {
+    let (server, store, hosts) = heard(&[0, 0, 0, 0, 0, 1_000, 1_000, 1_000, 1_000, 1_000]).await;
+    let mut holder = hold(&server, &[&hosts[0]]).await;
+    let swept = store.sweep(sweep(91, 100)).await.unwrap();
+    assert_eq!(swept.verdict, Verdict::Holding { since: at(91), until: at(541) });
+    let swept = store.sweep(sweep(541, 100)).await.unwrap();
+    assert_eq!((swept.verdict, swept.events.len()), (Verdict::Sweep { storm: true }, 4));
+    holder.run("COMMIT").await;
+    let swept = store.sweep(sweep(542, 100)).await.unwrap();
+    assert_eq!((swept.verdict, fallen(&swept)), (Verdict::Sweep { storm: true }, vec![hosts[0].id]));
+    assert_eq!(swept.events[0].event.body, EventBody::HostUnreachable { last_seen_at: at(0), storm: true });
+    // One more that is heard, and five of eleven are less than half.
+    let well = sample::host("well");
+    sample::create(&store, &well).await;
+    store.touch(vec![sample::contact(&well, at(1_000))]).await.unwrap();
+    assert_eq!(store.sweep(sweep(543, 100)).await.unwrap().verdict, Verdict::Sweep { storm: false });
 }
 
 /// While one commit is open that has its position, no later one can be read out.

@@ -196,6 +196,8 @@ pub trait Store: Send + Sync + 'static {
     ///   the same transaction, so that of any number of sweeps one makes it; an archived host changes without one, and no
     ///   later sweep comes by it again. Those told of are noted by [`Monitor::note_fallen`]. There is `more` when there was no
     ///   id left for a host that is silent.
+    /// - A store may pass over hosts that others are changing just then, instead of waiting: a later sweep finds them. Where
+    ///   all that there were ids for are passed over, there is not `more`.
     /// - `now` is the caller's, or the store's own where it has a clock of its own that is earlier: a replica whose clock
     ///   runs ahead must not judge by it.
     /// - The cost follows how many are judged, and the smaller of how many are silent and how many were heard, not how many
