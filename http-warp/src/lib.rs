@@ -172,9 +172,10 @@ impl Routes {
             .unify();
         #[cfg(feature = "access-tokens")]
         let groups = groups.or(access_token::routes(&self)).unify();
-        let groups = groups.or(resource::unknown()).unify().boxed();
+        let groups = groups.boxed();
         // Most requests are reports: they need not make their way through the others.
-        warp::path("v1").and(telemetry::report(&self).or(groups).unify()).boxed()
+        let routes = resource::whole_path().and(telemetry::report(&self).or(groups).unify());
+        warp::path("v1").and(routes.or(resource::unknown()).unify()).boxed()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A resource: one path and the methods that it answers to. Paths match first, then methods, then credentials; then
 //! only the body is read.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::de::DeserializeOwned;
 use tracing::Instrument;
 use warp::filters::BoxedFilter;
+use warp::path::Peek;
 use warp::{Filter, Rejection};
 use zeroize::Zeroizing;
 
@@ -201,6 +202,17 @@ impl<P: Send + 'static> Resource<P> {
 pub(crate) trait Handle<C, P, F>: Fn(C, P) -> F + Copy + Send + Sync + 'static {}
 
 impl<C, P, F, H: Fn(C, P) -> F + Copy + Send + Sync + 'static> Handle<C, P, F> for H {}
+
+/// Rejects what has an empty segment. warp takes a path that ends in `/` for the one without it, which may be another
+/// resource: `DELETE …/tokens/`, without the id that was to follow, would cut off all tokens.
+pub(crate) fn whole_path() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::path::peek()
+        .and_then(|rest: Peek| {
+            let is_whole = rest.as_str().split('/').all(|segment| !segment.is_empty());
+            ready(if is_whole { Ok(()) } else { Err(warp::reject()) })
+        })
+        .untuple_one()
+}
 
 /// What is under `/v1` and nowhere else.
 pub(crate) fn unknown() -> BoxedFilter<(Response,)> {

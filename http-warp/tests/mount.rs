@@ -112,6 +112,7 @@ async fn the_routes_work_below_a_path_of_the_services_own() {
     let app = embedded(warp::path("fleet").and(house.app.clone()).boxed());
     ask(&app, "GET", "/fleet/v1/hosts").by(ROOT).send().await.expect(200);
     ask(&app, "GET", "/fleet/v1/nowhere").send().await.refused(404, "not_found");
+    ask(&app, "GET", "/fleet/v1/hosts/").by(ROOT).send().await.refused(404, "not_found");
     assert_eq!(ask(&app, "GET", "/v1/hosts").by(ROOT).send().await.text(), OWN);
 }
 

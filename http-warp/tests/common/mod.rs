@@ -298,6 +298,60 @@ impl Reply {
     }
 }
 
+/// A host of `acme` with everything that a route can name.
+pub struct Known {
+    pub host: Enrolled,
+    pub install_token_id: String,
+    pub revision: u64,
+}
+
+impl Known {
+    pub async fn of(house: &House) -> Self {
+        let host = house.enrol("web-1").await;
+        let minted = house.post(&format!("/v1/hosts/{}/install-tokens", host.host_id)).send().await.expect(201);
+        let read = house.get(&format!("/v1/hosts/{}", host.host_id)).send().await.expect(200);
+        Self {
+            host,
+            install_token_id: minted["id"].as_str().expect("an id").to_owned(),
+            revision: read["revision"].as_u64().expect("a number"),
+        }
+    }
+
+    /// The path of a route. A parameter that is not known here has to be told of here.
+    pub fn path(&self, template: &str) -> String {
+        let token_id = match template.starts_with("/v1/install-tokens") {
+            true => &self.install_token_id,
+            false => &self.host.token_id,
+        };
+        let path = template
+            .replace("{host_id}", &self.host.host_id.to_string())
+            .replace("{token_id}", token_id)
+            .replace("{tenant_id}", "acme")
+            .replace("{tag}", "edge")
+            .replace("{container_id}", "c1");
+        assert!(!path.contains('{'), "{path} has a parameter that this test does not know");
+        path
+    }
+}
+
+/// A request that somebody who may would get through with. A route that needs more than this has to say so here.
+pub fn asked<'a>(house: &'a House, known: &Known, route: &Route, path: &str) -> Ask<'a> {
+    let body = match (route.method.as_str(), route.path) {
+        ("POST", "/v1/hosts") => json!({"name": "web-2", "kind": "byoc", "tenant_id": "acme"}),
+        ("POST", "/v1/hosts/{host_id}/tokens/{token_id}/rotate") => json!({"overlap": "none"}),
+        ("PATCH", _) => json!({"address": "10.0.0.8"}),
+        ("GET" | "PUT" | "DELETE", _) => Value::Null,
+        _ => json!({}),
+    };
+    let course = route.path.ends_with("/{container_id}/telemetry");
+    let ask = house.ask(route.method.as_str(), &format!("{path}{}", if course { "?step=60" } else { "" }));
+    match route.method.as_str() {
+        "PATCH" => ask.header("if-match", &format!("\"{}\"", known.revision)).json(&body),
+        _ if body.is_null() => ask,
+        _ => ask.json(&body),
+    }
+}
+
 pub fn report_at(at: Timestamp) -> Value {
     json!({
         "recorded_at": at,
