@@ -47,16 +47,19 @@ fn propose(api: &Routes) -> BoxedFilter<(Response,)> {
 fn agent_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
-        let filter: TokenFilter = call.request.query()?;
+        let (filter, call) = call.query::<TokenFilter>().await?;
         Ok(json(StatusCode::OK, &call.admin().list_agent_tokens(host_id, filter).await?))
     }
-    async fn issue(mut call: AdminCall, host_id: String) -> Answer {
+    async fn issue(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
+        let mut call = call.no_query().await?;
         let request: IssueAgentToken = call.json_or_default().await?;
         Ok(json(StatusCode::CREATED, &call.admin().issue_agent_token(host_id, request).await?))
     }
     async fn revoke_all(call: AdminCall, host_id: String) -> Answer {
-        Ok(json(StatusCode::OK, &call.admin().revoke_agent_tokens(id(&host_id)?).await?))
+        let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(json(StatusCode::OK, &call.admin().revoke_agent_tokens(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/tokens")
         .admin(Method::GET, list)
@@ -67,7 +70,9 @@ fn agent_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn agent_token(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn revoke(call: AdminCall, (host_id, token_id): (String, String)) -> Answer {
-        call.admin().revoke_agent_token(id(&host_id)?, id(&token_id)?).await?;
+        let (host_id, token_id) = (id(&host_id)?, id(&token_id)?);
+        let call = call.no_query().await?;
+        call.admin().revoke_agent_token(host_id, token_id).await?;
         Ok(no_content())
     }
     Resource::new(api, "/v1/hosts/{host_id}/tokens/{token_id}")
@@ -76,8 +81,9 @@ fn agent_token(api: &Routes) -> BoxedFilter<(Response,)> {
 }
 
 fn rotation(api: &Routes) -> BoxedFilter<(Response,)> {
-    async fn rotate(mut call: AdminCall, (host_id, token_id): (String, String)) -> Answer {
+    async fn rotate(call: AdminCall, (host_id, token_id): (String, String)) -> Answer {
         let (host_id, token_id) = (id(&host_id)?, id(&token_id)?);
+        let mut call = call.no_query().await?;
         let request: RotateAgentToken = call.json().await?;
         Ok(json(StatusCode::CREATED, &call.admin().rotate_agent_token(host_id, token_id, request).await?))
     }

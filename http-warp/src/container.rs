@@ -24,7 +24,7 @@ struct ContainerFilter {
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
-        let ContainerFilter { removed, cursor, limit } = call.request.query()?;
+        let (ContainerFilter { removed, cursor, limit }, call) = call.query().await?;
         Ok(json(StatusCode::OK, &call.admin().list_containers(host_id, removed, cursor, limit).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/containers")

@@ -12,7 +12,7 @@ use crate::resource::{AdminCall, Resource};
 
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, (): ()) -> Answer {
-        let filter: EventFilter = call.request.query()?;
+        let (filter, call) = call.query::<EventFilter>().await?;
         Ok(json(StatusCode::OK, &call.admin().list_events(filter).await?))
     }
     let list = Resource::new(api, "/v1/events").admin(Method::GET, list).at(warp::path!("events").map(|| ()));

@@ -19,7 +19,7 @@ use warp::Reply;
 
 use crate::auth::AdminAuth;
 use crate::reply::{Answer, Refused};
-use crate::resource::AdminCall;
+use crate::resource::{AdminAct, AdminCall};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// nginx holds replies back unless it is told not to.
@@ -34,13 +34,13 @@ const RETRY_MS: u32 = 2_000;
 
 /// `GET /v1/events/stream`.
 pub(crate) async fn follow(call: AdminCall, (): ()) -> Answer {
-    let mut filter: FeedFilter = call.request.query()?;
+    let (mut filter, call) = call.query::<FeedFilter>().await?;
     if let Some(id) = last_event_id(&call.request.head)? {
         filter.cursor = Some(id.to_string());
     }
     let feed = call.admin().follow_events(filter).await?;
     let now = feed.monotonic();
-    let AdminCall { auth, request, .. } = call;
+    let AdminAct { auth, request, .. } = call;
     let follower = Follower { feed, auth, head: request.head, asked_at: now, spoke_at: now, begun: false };
     let body = Exclusive(Mutex::new(unfold(follower, Follower::step).boxed()));
     let mut reply = warp::reply::stream(body).into_response();

@@ -46,13 +46,14 @@ fn with_revision(mut reply: Response, revision: u64) -> Response {
 }
 
 fn hosts(api: &Routes) -> BoxedFilter<(Response,)> {
-    async fn create(mut call: AdminCall, (): ()) -> Answer {
+    async fn create(call: AdminCall, (): ()) -> Answer {
+        let mut call = call.no_query().await?;
         let request: CreateHost = call.json().await?;
         let created = call.admin().create_host(request).await?;
         Ok(with_revision(json(StatusCode::CREATED, &created), created.host.revision))
     }
     async fn list(call: AdminCall, (): ()) -> Answer {
-        let filter: HostFilter = call.request.query()?;
+        let (filter, call) = call.query::<HostFilter>().await?;
         Ok(json(StatusCode::OK, &call.admin().list_hosts(filter).await?))
     }
     Resource::new(api, "/v1/hosts")
@@ -71,17 +72,20 @@ fn host(api: &Routes) -> BoxedFilter<(Response,)> {
     }
 
     async fn read(call: AdminCall, host_id: String) -> Answer {
-        Ok(shown(&call.admin().host(id(&host_id)?).await?))
-    }
-    async fn edit(mut call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(shown(&call.admin().host(host_id).await?))
+    }
+    async fn edit(call: AdminCall, host_id: String) -> Answer {
+        let host_id = id(&host_id)?;
+        let mut call = call.no_query().await?;
         let read = call.if_match().await?;
         let patch: PatchHost = call.json().await?;
         Ok(shown(&call.admin().edit_host(host_id, read, patch).await?))
     }
     async fn delete(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
-        let Deletion { force } = call.request.query()?;
+        let (Deletion { force }, call) = call.query().await?;
         call.admin().delete_host(host_id, force).await?;
         Ok(no_content())
     }
@@ -94,7 +98,9 @@ fn host(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn delete_preview(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn read(call: AdminCall, host_id: String) -> Answer {
-        Ok(json(StatusCode::OK, &call.admin().delete_preview(id(&host_id)?).await?))
+        let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(json(StatusCode::OK, &call.admin().delete_preview(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/delete-preview")
         .admin(Method::GET, read)
@@ -103,7 +109,9 @@ fn delete_preview(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn archive(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn archive(call: AdminCall, host_id: String) -> Answer {
-        Ok(shown(&call.admin().archive_host(id(&host_id)?).await?))
+        let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(shown(&call.admin().archive_host(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/archive")
         .admin(Method::POST, archive)
@@ -112,7 +120,9 @@ fn archive(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn cordon(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn cordon(call: AdminCall, host_id: String) -> Answer {
-        Ok(shown(&call.admin().cordon_host(id(&host_id)?).await?))
+        let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(shown(&call.admin().cordon_host(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/cordon")
         .admin(Method::POST, cordon)
@@ -121,7 +131,9 @@ fn cordon(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn uncordon(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn uncordon(call: AdminCall, host_id: String) -> Answer {
-        Ok(shown(&call.admin().uncordon_host(id(&host_id)?).await?))
+        let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(shown(&call.admin().uncordon_host(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/uncordon")
         .admin(Method::POST, uncordon)
@@ -130,7 +142,9 @@ fn uncordon(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn tags(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
-        Ok(json(StatusCode::OK, &call.admin().host_tags(id(&host_id)?).await?))
+        let host_id = id(&host_id)?;
+        let call = call.no_query().await?;
+        Ok(json(StatusCode::OK, &call.admin().host_tags(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/tags").admin(Method::GET, list).at(warp::path!("hosts" / String / "tags"))
 }
@@ -138,11 +152,13 @@ fn tags(api: &Routes) -> BoxedFilter<(Response,)> {
 fn tag(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn add(call: AdminCall, (host_id, tag): (String, String)) -> Answer {
         let (host_id, tag): (_, Tag) = (id(&host_id)?, parameter("tag", &tag)?);
+        let call = call.no_query().await?;
         call.admin().tag_host(host_id, tag).await?;
         Ok(no_content())
     }
     async fn remove(call: AdminCall, (host_id, tag): (String, String)) -> Answer {
         let (host_id, tag): (_, Tag) = (id(&host_id)?, parameter("tag", &tag)?);
+        let call = call.no_query().await?;
         call.admin().untag_host(host_id, tag).await?;
         Ok(no_content())
     }

@@ -37,11 +37,12 @@ fn exchange(api: &Routes) -> BoxedFilter<(Response,)> {
 fn install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
-        let filter: TokenFilter = call.request.query()?;
+        let (filter, call) = call.query::<TokenFilter>().await?;
         Ok(json(StatusCode::OK, &call.admin().list_install_tokens(host_id, filter).await?))
     }
-    async fn mint(mut call: AdminCall, host_id: String) -> Answer {
+    async fn mint(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
+        let mut call = call.no_query().await?;
         let request: MintInstallToken = call.json_or_default().await?;
         Ok(json(StatusCode::CREATED, &call.admin().mint_install_token(host_id, request).await?))
     }
@@ -54,11 +55,12 @@ fn install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
 fn tenant_install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, tenant_id: String) -> Answer {
         let tenant_id = id(&tenant_id)?;
-        let filter: TokenFilter = call.request.query()?;
+        let (filter, call) = call.query::<TokenFilter>().await?;
         Ok(json(StatusCode::OK, &call.admin().list_tenant_install_tokens(tenant_id, filter).await?))
     }
-    async fn mint(mut call: AdminCall, tenant_id: String) -> Answer {
+    async fn mint(call: AdminCall, tenant_id: String) -> Answer {
         let tenant_id = id(&tenant_id)?;
+        let mut call = call.no_query().await?;
         let request: MintInstallToken = call.json_or_default().await?;
         Ok(json(StatusCode::CREATED, &call.admin().mint_tenant_install_token(tenant_id, request).await?))
     }
@@ -70,7 +72,9 @@ fn tenant_install_tokens(api: &Routes) -> BoxedFilter<(Response,)> {
 
 fn install_token(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn revoke(call: AdminCall, token_id: String) -> Answer {
-        call.admin().revoke_install_token(id(&token_id)?).await?;
+        let token_id = id(&token_id)?;
+        let call = call.no_query().await?;
+        call.admin().revoke_install_token(token_id).await?;
         Ok(no_content())
     }
     Resource::new(api, "/v1/install-tokens/{token_id}")

@@ -164,11 +164,34 @@ impl Request {
 /// What is wrong with which parameter, from what serde says of it.
 fn named(parameter: &str, error: &str) -> String {
     // Of unknown, repeated and missing parameters serde gives the name, and there is no value.
-    if ["unknown field ", "duplicate field ", "missing field "].iter().any(|start| error.starts_with(start)) {
+    if let Some(rest) = error.strip_prefix("unknown field `") {
+        return unknown(rest);
+    }
+    if ["duplicate field ", "missing field "].iter().any(|start| error.starts_with(start)) {
         return error.replacen("field", "query parameter", 1);
     }
-    match error.split_once(", expected ") {
+    // The last of them: a quoted value may hold the word as well.
+    match error.rsplit_once(", expected ") {
         Some((_, expected)) => format!("{parameter}: expected {expected}"),
         None => format!("{parameter}: {error}"),
+    }
+}
+
+/// What is said of a parameter that is unknown, from serde's text behind the first quotation mark.
+fn unknown(rest: &str) -> String {
+    // The last of them: the name comes from the client, and may hold anything.
+    let (name, known) = match rest.strip_suffix("`, there are no fields") {
+        Some(name) => (name, "there are none here".to_owned()),
+        None => match rest.rsplit_once("`, expected ") {
+            Some((name, known)) => (name, format!("expected {known}")),
+            None => ("", "see the guide".to_owned()),
+        },
+    };
+    // Shorter than any token of ours, which somebody may have put there without a name.
+    let is_name = (1..=32).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    match is_name {
+        true => format!("unknown query parameter `{name}`, {known}"),
+        false => format!("an unknown query parameter, {known}"),
     }
 }

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing::Instrument;
 use warp::filters::BoxedFilter;
@@ -65,8 +66,14 @@ pub(crate) struct AgentCall {
     pub(crate) request: Request,
 }
 
-/// A request of a known administrator.
-pub(crate) struct AdminCall {
+/// A request of a known administrator, whose query nobody has looked at yet.
+///
+/// Only [`AdminCall::query`] and [`AdminCall::no_query`] lead on to what can be done, so that no route lets parameters pass
+/// that it does not know: somebody who adds `dry_run=true` to a request that knows none shall not have it carried out.
+pub(crate) struct AdminCall(AdminAct);
+
+/// A request of a known administrator, once its query was taken.
+pub(crate) struct AdminAct {
     fleet: Fleet,
     actor: Actor,
     /// For what goes on after the reply has begun, and has to ask again.
@@ -139,7 +146,7 @@ impl<P: Send + 'static> Resource<P> {
         self.method(method, Caller::Administrator, move |Routes { fleet, auth, .. }, mut request, params| {
             async move {
                 match auth.actor(&request.head).await {
-                    Ok(actor) => handler(AdminCall { fleet, actor, auth, request }, params).await,
+                    Ok(actor) => handler(AdminCall(AdminAct { fleet, actor, auth, request }), params).await,
                     Err(error) => {
                         request.body.discard().await;
                         Err(error.into())
@@ -319,6 +326,36 @@ async fn refuse(body: &mut Body, limited: RateLimited) -> Refused {
 }
 
 impl AdminCall {
+    /// Whether the query has this parameter.
+    pub(crate) fn has_parameter(&self, name: &str) -> bool {
+        self.0.request.has_parameter(name)
+    }
+
+    /// The query. Ids in the path come before it, the body and `If-Match` behind it.
+    pub(crate) async fn query<T: DeserializeOwned>(self) -> Result<(T, AdminAct), Refused> {
+        let Self(mut act) = self;
+        match act.request.query() {
+            Ok(query) => Ok((query, act)),
+            Err(refused) => {
+                act.request.body.discard().await;
+                Err(refused)
+            }
+        }
+    }
+
+    /// The same for a method that takes no parameters.
+    pub(crate) async fn no_query(self) -> Result<AdminAct, Refused> {
+        /// No parameters.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+
+        let (Nothing {}, act) = self.query().await?;
+        Ok(act)
+    }
+}
+
+impl AdminAct {
     pub(crate) fn admin(&self) -> Admin<'_> {
         self.fleet.admin(&self.actor)
     }

@@ -72,11 +72,11 @@ fn history(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
         // Two questions on one path: the parameters and the answers of each are its own.
-        if call.request.has_parameter("step") {
-            let range: SeriesRange = call.request.query()?;
+        if call.has_parameter("step") {
+            let (range, call) = call.query::<SeriesRange>().await?;
             return Ok(json(StatusCode::OK, &call.admin().telemetry_series(host_id, range).await?));
         }
-        let range: TelemetryRange = call.request.query()?;
+        let (range, call) = call.query::<TelemetryRange>().await?;
         Ok(json(StatusCode::OK, &call.admin().list_telemetry(host_id, range).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/telemetry")
@@ -85,14 +85,9 @@ fn history(api: &Routes) -> BoxedFilter<(Response,)> {
 }
 
 fn latest(api: &Routes) -> BoxedFilter<(Response,)> {
-    /// No parameters.
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Latest {}
-
     async fn read(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
-        let Latest {} = call.request.query()?;
+        let call = call.no_query().await?;
         Ok(json(StatusCode::OK, &call.admin().latest_telemetry(host_id).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/telemetry/latest")
@@ -103,7 +98,7 @@ fn latest(api: &Routes) -> BoxedFilter<(Response,)> {
 fn container(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn read(call: AdminCall, (host_id, container_id): (String, String)) -> Answer {
         let (host_id, container_id) = (id(&host_id)?, id::<String>(&container_id)?);
-        let range: SeriesRange = call.request.query()?;
+        let (range, call) = call.query::<SeriesRange>().await?;
         Ok(json(StatusCode::OK, &call.admin().container_series(host_id, &container_id, range).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/containers/{container_id}/telemetry")

@@ -423,6 +423,7 @@ fn admin_cases(known: &KnownTo) -> Vec<Case> {
             ("/v1/hosts?limit=-1", "limit"),
             ("/v1/hosts?limit=1&limit=2", "limit"),
             ("/v1/hosts?status=asleep", "status"),
+            ("/v1/hosts?status=,+expected+asleep", "status: expected one of `pending`"),
             ("/v1/hosts?kind=rented", "kind"),
             ("/v1/hosts?tag=%20", "tag"),
             ("/v1/hosts?colour=red", "colour"),

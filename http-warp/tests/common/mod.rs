@@ -343,8 +343,12 @@ pub fn asked<'a>(house: &'a House, known: &Known, route: &Route, path: &str) -> 
         ("GET" | "PUT" | "DELETE", _) => Value::Null,
         _ => json!({}),
     };
-    let course = route.path.ends_with("/{container_id}/telemetry");
-    let ask = house.ask(route.method.as_str(), &format!("{path}{}", if course { "?step=60" } else { "" }));
+    let path = match (route.path.ends_with("/{container_id}/telemetry"), path.contains('?')) {
+        (false, _) => path.to_owned(),
+        (true, false) => format!("{path}?step=60"),
+        (true, true) => format!("{path}&step=60"),
+    };
+    let ask = house.ask(route.method.as_str(), &path);
     match route.method.as_str() {
         "PATCH" => ask.header("if-match", &format!("\"{}\"", known.revision)).json(&body),
         _ if body.is_null() => ask,
