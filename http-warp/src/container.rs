@@ -1,7 +1,7 @@
 //! Containers, for administrators.
 
+use enlist_core::fleet::ContainerFilter;
 use http::{Method, StatusCode};
-use serde::Deserialize;
 use warp::filters::BoxedFilter;
 
 use crate::Routes;
@@ -9,23 +9,11 @@ use crate::reply::{Answer, Response, json};
 use crate::request::id;
 use crate::resource::{AdminCall, Resource};
 
-/// The query of `GET /v1/hosts/{host_id}/containers`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ContainerFilter {
-    #[serde(default)]
-    removed: bool,
-    #[serde(default)]
-    cursor: Option<String>,
-    #[serde(default)]
-    limit: Option<usize>,
-}
-
 pub(crate) fn routes(api: &Routes) -> BoxedFilter<(Response,)> {
     async fn list(call: AdminCall, host_id: String) -> Answer {
         let host_id = id(&host_id)?;
-        let (ContainerFilter { removed, cursor, limit }, call) = call.query().await?;
-        Ok(json(StatusCode::OK, &call.admin().list_containers(host_id, removed, cursor, limit).await?))
+        let (filter, call) = call.query::<ContainerFilter>().await?;
+        Ok(json(StatusCode::OK, &call.admin().list_containers(host_id, filter).await?))
     }
     Resource::new(api, "/v1/hosts/{host_id}/containers")
         .admin(Method::GET, list)

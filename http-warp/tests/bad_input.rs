@@ -419,8 +419,11 @@ fn admin_cases(known: &KnownTo) -> Vec<Case> {
     ];
     cases.extend(
         [
-            ("/v1/hosts?limit=many", "limit"),
-            ("/v1/hosts?limit=-1", "limit"),
+            ("/v1/hosts?limit=many", "limit: expected a whole number"),
+            ("/v1/hosts?limit=", "limit: expected a whole number"),
+            ("/v1/hosts?limit=-", "limit: expected a whole number"),
+            ("/v1/hosts?limit=1e3", "limit: expected a whole number"),
+            ("/v1/hosts?limit=%D9%A1", "limit: expected a whole number"),
             ("/v1/hosts?limit=1&limit=2", "limit"),
             ("/v1/hosts?status=asleep", "status"),
             ("/v1/hosts?status=,+expected+asleep", "status: expected one of `pending`"),
@@ -429,7 +432,8 @@ fn admin_cases(known: &KnownTo) -> Vec<Case> {
             ("/v1/hosts?colour=red", "colour"),
             ("/v1/hosts?cursor=x", "cursor"),
             ("/v1/events?cursor=x", "cursor"),
-            ("/v1/events?host_id=web-1", "host_id"),
+            ("/v1/events?host_id=web-1", "host_id: expected the id of a host"),
+            ("/v1/events/stream?host_id=web-1", "host_id: expected the id of a host"),
             ("/v1/events?since=x", "since"),
         ]
         .map(|(path, names)| Case { names, ..case("a bad query", get(path), 400, "invalid_request", None) }),
@@ -453,7 +457,7 @@ fn admin_cases(known: &KnownTo) -> Vec<Case> {
             ("containers/c1/telemetry", "step"),
             ("containers/c1/telemetry?step=60&removed=true", "removed"),
             ("containers?removed=perhaps", "removed"),
-            ("containers?limit=1.5", "limit"),
+            ("containers?limit=1.5", "limit: expected a whole number"),
         ]
         .map(|(path, names)| Case {
             names,

@@ -123,3 +123,33 @@ async fn agents_may_add_parameters_that_the_server_does_not_know() {
     let install_token = json!({"install_token": created["install_token"]["token"]});
     post("install-tokens/exchange").json(&install_token).send().await.expect(200);
 }
+
+#[tokio::test]
+async fn a_limit_of_any_size_is_brought_within_its_bounds_on_every_list() {
+    let house = House::new().await;
+    let known = Known::of(&house).await;
+    house.report_by(&known.host.token, &report_at(later(1))).send().await.expect(200);
+    house.post("/v1/tenants/acme/install-tokens").send().await.expect(201);
+    let lists = [
+        "/v1/hosts",
+        "/v1/events",
+        "/v1/hosts/{host_id}/tokens",
+        "/v1/hosts/{host_id}/install-tokens",
+        "/v1/tenants/{tenant_id}/install-tokens",
+        "/v1/hosts/{host_id}/containers",
+        "/v1/hosts/{host_id}/telemetry",
+    ];
+    for list in lists {
+        let path = known.path(list);
+        let all = house.get(&path).send().await.expect(200);
+        assert_ne!(all["items"], json!([]), "{list}");
+        for most in ["500", "501", "18446744073709551615", "18446744073709551616", "%2B50", "0500", &"9".repeat(99)] {
+            assert_eq!(house.get(&format!("{path}?limit={most}")).send().await.expect(200), all, "{list} {most}");
+        }
+        let one = house.get(&format!("{path}?limit=1")).send().await.expect(200);
+        assert_eq!(one["items"].as_array().map(Vec::len), Some(1), "{list}");
+        for least in ["0", "-0", "-1", "-18446744073709551616"] {
+            assert_eq!(house.get(&format!("{path}?limit={least}")).send().await.expect(200), one, "{list} {least}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::error::FieldError;
 use crate::event::EventBody;
 use crate::fleet::authenticate::CutOff;
 use crate::fleet::error::AdminError;
-use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor};
+use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor, query};
 use crate::id::{AgentTokenId, HostId, LineageId};
 use crate::lineage::{Lineage, Overlap, Replacement};
 use crate::policy::{Action, Resource};
@@ -26,8 +26,8 @@ pub struct TokenFilter {
     /// `next_cursor` of the page before.
     #[serde(default)]
     pub cursor: Option<String>,
-    /// How many; 50 unless it is said, 500 at most.
-    #[serde(default)]
+    /// How many; 50 unless it is said, at least 1, 500 at most.
+    #[serde(default, deserialize_with = "query::limit")]
     pub limit: Option<usize>,
 }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::clock::Timestamp;
 use crate::event::{EventBody, NewEvent, Position};
 use crate::fleet::error::AdminError;
-use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor};
+use crate::fleet::{Admin, Inner, page_body, page_size, parse_cursor, query};
 use crate::host::{Host, HostKind};
 use crate::id::{ActorId, EventId, HostId, TenantId};
 use crate::policy::Action;
@@ -17,7 +17,7 @@ use crate::wire::{EventReply, PageBody};
 #[serde(deny_unknown_fields)]
 pub struct EventFilter {
     /// Of this host only.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "query::host_id")]
     pub host_id: Option<HostId>,
     /// Of this tenant only.
     #[serde(default)]
@@ -31,8 +31,8 @@ pub struct EventFilter {
     /// `next_cursor` of the page before, or any position: what follows it is listed.
     #[serde(default)]
     pub cursor: Option<String>,
-    /// How many; 50 unless it is said, 500 at most.
-    #[serde(default)]
+    /// How many; 50 unless it is said, at least 1, 500 at most.
+    #[serde(default, deserialize_with = "query::limit")]
     pub limit: Option<usize>,
 }
 

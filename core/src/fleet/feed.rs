@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::event::{Event, Position};
 use crate::fleet::error::AdminError;
-use crate::fleet::{Admin, Fleet, Inner, Timer, parse_cursor};
+use crate::fleet::{Admin, Fleet, Inner, Timer, parse_cursor, query};
 use crate::host::HostKind;
 use crate::id::{ActorId, HostId, TenantId};
 use crate::policy::{Action, Actor};
@@ -35,7 +35,7 @@ const HELD: usize = 100;
 #[serde(deny_unknown_fields)]
 pub struct FeedFilter {
     /// Of this host only.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "query::host_id")]
     pub host_id: Option<HostId>,
     /// Of this tenant only.
     #[serde(default)]

@@ -11,7 +11,7 @@ use crate::event::EventBody;
 use crate::fleet::agent_token::Change;
 use crate::fleet::error::AdminError;
 use crate::fleet::install_token::{Minting, minted_event};
-use crate::fleet::{Admin, page_body, page_size, parse_cursor};
+use crate::fleet::{Admin, page_body, page_size, parse_cursor, query};
 use crate::host::{CannotEdit, Host, HostField, HostKind, Lifecycle, Status, Tag, within_bounds};
 use crate::id::{HostId, TenantId};
 use crate::liveness::LivenessWindow;
@@ -44,8 +44,8 @@ pub struct HostFilter {
     /// `next_cursor` of the page before.
     #[serde(default)]
     pub cursor: Option<String>,
-    /// How many; 50 unless it is said, 500 at most.
-    #[serde(default)]
+    /// How many; 50 unless it is said, at least 1, 500 at most.
+    #[serde(default, deserialize_with = "query::limit")]
     pub limit: Option<usize>,
 }
 

@@ -33,6 +33,7 @@ mod limits;
 mod liveness;
 mod placement;
 mod prefixes;
+mod query;
 mod queue;
 mod rate;
 mod retention;
@@ -65,7 +66,7 @@ pub use limits::Limits;
 pub use placement::PlaceError;
 pub use prefixes::Prefixes;
 pub use series::SeriesRange;
-pub use telemetry::{Live, TelemetryRange};
+pub use telemetry::{ContainerFilter, Live, TelemetryRange};
 
 use crate::clock::{Clock, Timestamp};
 use crate::entropy::Entropy;

@@ -9,7 +9,7 @@ use crate::fleet::admission::BodyRoom;
 use crate::fleet::error::{AdminError, AgentError, ReportError};
 use crate::fleet::gauge::Lane;
 use crate::fleet::queue::Refused;
-use crate::fleet::{Admin, Agent, Inner, page_body, page_size, parse_cursor};
+use crate::fleet::{Admin, Agent, Inner, page_body, page_size, parse_cursor, query};
 use crate::host::Status;
 use crate::id::{EventId, HostId};
 use crate::policy::Action;
@@ -30,8 +30,23 @@ pub struct TelemetryRange {
     /// `next_cursor` of the page before.
     #[serde(default)]
     pub cursor: Option<String>,
-    /// How many; 50 unless it is said, 500 at most.
+    /// How many; 50 unless it is said, at least 1, 500 at most.
+    #[serde(default, deserialize_with = "query::limit")]
+    pub limit: Option<usize>,
+}
+
+/// Which containers to list: the query of `GET /v1/hosts/{host_id}/containers`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerFilter {
+    /// Also those that were removed.
     #[serde(default)]
+    pub removed: bool,
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// How many; 50 unless it is said, at least 1, 500 at most.
+    #[serde(default, deserialize_with = "query::limit")]
     pub limit: Option<usize>,
 }
 
@@ -180,20 +195,19 @@ impl Agent<'_> {
 }
 
 impl Admin<'_> {
-    /// A page of a host's containers, in the order of their ids; those that were removed, too, when `removed` is set.
+    /// A page of a host's containers, in the order of their ids.
     ///
     /// # Errors
     /// When the host is not found, or hidden.
     pub async fn list_containers(
         &self,
         host_id: HostId,
-        removed: bool,
-        cursor: Option<String>,
-        limit: Option<usize>,
+        filter: ContainerFilter,
     ) -> Result<PageBody<ContainerBody>, AdminError> {
         let record = self.find(Action::ReadHost, host_id).await?;
         let status = Status::of(record.host.lifecycle, record.presence.presence);
         let missing = status != Status::Online;
+        let ContainerFilter { removed, cursor, limit } = filter;
         let query = ContainerQuery { host_id, removed, after: cursor, limit: page_size(limit) };
         let page = self.fleet.store.list_containers(&query).await?;
         Ok(page_body(

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use enlist_core::conformance::sample::{at, tenant};
 use enlist_core::event::EventBody;
-use enlist_core::fleet::{AdminError, EventFilter, HostFilter, SeriesRange, TelemetryRange, TokenFilter};
+use enlist_core::fleet::{
+    AdminError, ContainerFilter, EventFilter, HostFilter, SeriesRange, TelemetryRange, TokenFilter,
+};
 use enlist_core::host::{HostKind, HostName, Status, Tag};
 use enlist_core::lineage::Overlap;
 use enlist_core::policy::{Action, Actor, Decision, DefaultPolicy, Policy, Resource, Role, Scope};
@@ -243,7 +245,15 @@ async fn every_verb(
         (Action::EditHost, status(admin.untag_host(host_id, tag).await)),
         (Action::CordonHost, status(admin.cordon_host(host_id).await.map(|_| ()))),
         (Action::CordonHost, status(admin.uncordon_host(host_id).await.map(|_| ()))),
-        (Action::ReadHost, status(admin.list_containers(host_id, true, None, None).await.map(|_| ()))),
+        (
+            Action::ReadHost,
+            status(
+                admin
+                    .list_containers(host_id, ContainerFilter { removed: true, ..ContainerFilter::default() })
+                    .await
+                    .map(|_| ()),
+            ),
+        ),
         (Action::ReadHost, status(admin.list_telemetry(host_id, TelemetryRange::default()).await.map(|_| ()))),
         (Action::ReadHost, status(admin.latest_telemetry(host_id).await.map(|_| ()))),
         (Action::ReadHost, status(admin.telemetry_series(host_id, hour.clone()).await.map(|_| ()))),

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use enlist_core::conformance::sample::{self, at};
-use enlist_core::fleet::{Limits, ReportError, TelemetryRange, TokioTimer};
+use enlist_core::fleet::{ContainerFilter, Limits, ReportError, TelemetryRange, TokioTimer};
 use enlist_core::host::Status;
 use enlist_core::store::StoreErrorKind;
 use enlist_core::telemetry::{MAX_BATCH, Report};
@@ -180,7 +180,7 @@ async fn reports_are_stored_in_the_order_of_their_times_in_groups_of_half_a_tran
     assert!(appended.iter().all(|times| times.len() <= 5), "{appended:?}");
     let admin = world.fleet.admin(&world.root);
     assert_eq!(admin.host(identity.host_id()).await.unwrap().facts.os, Some(format!("as of {}", at(-1))));
-    let containers = admin.list_containers(identity.host_id(), false, None, None).await.unwrap();
+    let containers = admin.list_containers(identity.host_id(), ContainerFilter::default()).await.unwrap();
     let [newest] = &containers.items[..] else { panic!("the newest report has one container") };
     assert_eq!(newest.container.container_id, at(-1).to_string());
     // What came late changes neither.
@@ -413,7 +413,7 @@ async fn left_behind(world: &World, host_id: HostId) -> Value {
     let host = admin.host(host_id).await.unwrap();
     json!({
         "telemetry": admin.list_telemetry(host_id, range).await.unwrap(),
-        "containers": admin.list_containers(host_id, true, None, Some(500)).await.unwrap(),
+        "containers": admin.list_containers(host_id, ContainerFilter { removed: true, limit: Some(500), cursor: None }).await.unwrap(),
         "facts": host.facts, "status": host.status, "last_seen_at": host.last_seen_at,
     })
 }

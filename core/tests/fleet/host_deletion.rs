@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use enlist_core::conformance::sample::{at, sweep};
 use enlist_core::event::EventBody;
-use enlist_core::fleet::AdminError;
+use enlist_core::fleet::{AdminError, ContainerFilter};
 use enlist_core::wire::{AgentAction, Problem};
 use enlist_core::{AgentIdentity, HostId};
 use serde_json::{Value, json};
@@ -82,14 +82,14 @@ async fn containers_of_a_host_that_is_not_online_are_missing_and_keep_it_from_no
     }
     assert_eq!(events.len(), 1);
     for host_id in [silent.host_id(), archived.host_id()] {
-        let containers = admin.list_containers(host_id, false, None, None).await.unwrap().items;
+        let containers = admin.list_containers(host_id, ContainerFilter::default()).await.unwrap().items;
         assert!(containers.iter().all(|container| container.missing) && containers.len() == 1);
         assert_eq!(listed(&world, host_id).await, (vec![], 0));
     }
     // Derived, never stored: it is there again with the next contact.
     world.clock.advance(Duration::from_secs(700));
     report(&world, &silent, 700, &[], false).await;
-    let containers = admin.list_containers(silent.host_id(), false, None, None).await.unwrap().items;
+    let containers = admin.list_containers(silent.host_id(), ContainerFilter::default()).await.unwrap().items;
     assert!(!containers[0].missing);
     assert_eq!(listed(&world, silent.host_id()).await.1, 1);
     admin.delete_host(archived.host_id(), false).await.unwrap();

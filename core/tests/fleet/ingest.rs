@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use enlist_core::conformance::sample::{self, at};
-use enlist_core::fleet::{Limits, ReportError, TelemetryRange, TokioTimer};
+use enlist_core::fleet::{ContainerFilter, Limits, ReportError, TelemetryRange, TokioTimer};
 use enlist_core::host::Status;
 use enlist_core::store::StoreErrorKind;
 use enlist_core::telemetry::Report;
@@ -63,7 +63,7 @@ async fn a_report_is_stored_and_read_back() {
     assert_eq!(snapshot.metrics.cpu_percent, Some(12.5));
     assert_eq!(snapshot.custom["queue_depth"], 3.0);
     assert_eq!(snapshot.containers[0].metrics.cpu_cores, Some(0.5));
-    let containers = admin.list_containers(identity.host_id(), false, None, None).await.unwrap();
+    let containers = admin.list_containers(identity.host_id(), ContainerFilter::default()).await.unwrap();
     assert_eq!(containers.items[0].container.name, "web");
     assert!(!containers.items[0].missing);
 }
@@ -449,7 +449,8 @@ async fn containers_of_a_host_that_is_not_online_read_as_missing() {
     let identity = world.identity("a").await;
     send(&world, &identity, &body()).await.unwrap();
     world.fleet.admin(&world.root).archive_host(identity.host_id()).await.unwrap();
-    let page = world.fleet.admin(&world.root).list_containers(identity.host_id(), false, None, None).await.unwrap();
+    let page =
+        world.fleet.admin(&world.root).list_containers(identity.host_id(), ContainerFilter::default()).await.unwrap();
     assert!(page.items[0].missing);
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use enlist_core::fleet::{EventFilter, FleetBuilder, HostFilter, Limits, TelemetryRange, TokenFilter, TokioTimer};
+use enlist_core::fleet::{
+    ContainerFilter, EventFilter, FleetBuilder, HostFilter, Limits, TelemetryRange, TokenFilter, TokioTimer,
+};
 use enlist_core::secret::Prefix;
 use enlist_core::{
     Actor, ActorId, Drivers, Fleet, HostId, ManualClock, MemoryStore, PlainToken, Role, SystemEntropy, TenantId,
@@ -190,7 +192,10 @@ impl House {
                 ..TelemetryRange::default()
             };
             let telemetry = admin.list_telemetry(host.id, range).await.expect("telemetry");
-            let containers = admin.list_containers(host.id, true, None, limit).await.expect("containers");
+            let containers = admin
+                .list_containers(host.id, ContainerFilter { removed: true, limit, cursor: None })
+                .await
+                .expect("containers");
             let tokens = TokenFilter { limit, ..TokenFilter::default() };
             let tokens = (
                 admin.list_agent_tokens(host.id, tokens.clone()).await.expect("agent tokens"),

@@ -8,7 +8,7 @@ use enlist_benches::history::HALF_A_MINUTE;
 use enlist_benches::report::Report;
 use enlist_benches::{Error, clock};
 use enlist_core::event::{EventBody, NewEvent};
-use enlist_core::fleet::{Fleet, HostFilter};
+use enlist_core::fleet::{ContainerFilter, Fleet, HostFilter};
 use enlist_core::host::{Host, HostName, Lifecycle, Status};
 use enlist_core::policy::Actor;
 use enlist_core::secret::Prefix;
@@ -120,7 +120,9 @@ impl Built {
             return Err(format!("hosts online, unreachable, archived: {found:?} instead of {wanted:?}").into());
         }
         for call in 0..100 {
-            let page = admin.list_containers(self.any(call), true, None, None).await?;
+            let page = admin
+                .list_containers(self.any(call), ContainerFilter { removed: true, ..ContainerFilter::default() })
+                .await?;
             if page.items.len() != enlist_benches::report::CONTAINERS {
                 return Err(format!("a host has {} containers", page.items.len()).into());
             }

@@ -2,7 +2,7 @@
 
 use enlist_benches::Error;
 use enlist_core::event::Position;
-use enlist_core::fleet::{EventFilter, HostFilter, PlaceError};
+use enlist_core::fleet::{ContainerFilter, EventFilter, HostFilter, PlaceError};
 use enlist_core::host::{HostKind, Status};
 use enlist_core::placement::{Demand, LeastLoaded, PlaceRequest, RoundRobin, Scheduler};
 use enlist_core::policy::{Actor, Role};
@@ -55,7 +55,7 @@ impl Question {
             }
             Self::Containers => {
                 let admin = built.fleet.admin(&built.operator);
-                Ok(admin.list_containers(built.any(call), false, None, None).await?.items.len())
+                Ok(admin.list_containers(built.any(call), ContainerFilter::default()).await?.items.len())
             }
             Self::Events { filter, from, of_a_host } => {
                 let mut filter = filter.clone();
