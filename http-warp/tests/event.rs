@@ -61,3 +61,22 @@ async fn events_are_filtered_by_host_type_and_tenant() {
     let others = house.ask("GET", "/v1/events").by(STRANGER).send().await.expect(200);
     assert!(types(&others).is_empty());
 }
+
+#[tokio::test]
+async fn a_position_ahead_of_every_event_is_refused_as_the_stream_refuses_it() {
+    let house = House::new().await;
+    for none in ["/v1/events", "/v1/events?cursor=0", "/v1/events?cursor=7"] {
+        // Of a store without events nobody knows whether it has deleted them all by age.
+        house.get(none).send().await.expect(200);
+    }
+    house.create("web-1").await;
+    for query in ["cursor=3", "cursor=3&type=host.created", "cursor=3&tenant_id=elsewhere"] {
+        let listed = house.get(&format!("/v1/events?{query}")).send().await.refused(400, "invalid_request");
+        let followed = house.get(&format!("/v1/events/stream?{query}")).send().await.refused(400, "invalid_request");
+        assert_eq!(listed, followed, "{query}");
+    }
+    for query in ["cursor=2", "cursor=1&type=host.created", "cursor=1&tenant_id=elsewhere", "tenant_id=elsewhere"] {
+        let page = house.get(&format!("/v1/events?{query}")).send().await.expect(200);
+        assert_eq!(page, json!({"items": [], "next_cursor": null}), "{query}");
+    }
+}

@@ -36,6 +36,15 @@ pub struct EventFilter {
     pub limit: Option<usize>,
 }
 
+/// Refuses a position that is ahead of the newest event: it is of another database, or of one that was put back to an earlier
+/// day. A store without events may have deleted them all by age.
+pub(super) fn within_reach(position: Position, newest: Position) -> Result<(), AdminError> {
+    if newest > Position::START && position > newest {
+        return Err(AdminError::InvalidQuery("the position lies ahead of every event: it is of another database"));
+    }
+    Ok(())
+}
+
 impl Inner {
     /// An event about a host.
     pub(super) fn host_event(&self, host: &Host, actor: Option<&ActorId>, now: Timestamp, body: EventBody) -> NewEvent {
@@ -68,7 +77,7 @@ impl Admin<'_> {
     /// time: a reader that comes back with it misses nothing.
     ///
     /// # Errors
-    /// When the cursor is none of ours.
+    /// When the cursor is none of ours, or lies ahead of every event, as that of another database does.
     pub async fn list_events(&self, filter: EventFilter) -> Result<PageBody<EventReply>, AdminError> {
         let query = EventQuery {
             scope: self.fleet.policy.scope(self.actor, Action::ReadEvents),
@@ -80,6 +89,10 @@ impl Admin<'_> {
             limit: page_size(filter.limit),
         };
         let page = self.fleet.store.list_events(&query).await?;
+        // Whoever is shown anything is not ahead, so that only the last page pays for the question.
+        if page.items.is_empty() && query.after > Position::START {
+            within_reach(query.after, self.fleet.store.last_position().await?)?;
+        }
         Ok(page_body(page, |event| event.position.to_string(), EventReply::from))
     }
 }

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::event::{Event, Position};
 use crate::fleet::error::AdminError;
+use crate::fleet::event::within_reach;
 use crate::fleet::{Admin, Fleet, Inner, Timer, parse_cursor, query};
 use crate::host::HostKind;
 use crate::id::{ActorId, HostId, TenantId};
@@ -226,9 +227,7 @@ impl Admin<'_> {
         };
         feed.reach = self.fleet.store.last_position().await?;
         feed.query.after = from.unwrap_or(feed.reach);
-        if feed.is_ahead() {
-            return Err(AdminError::InvalidQuery("the position lies ahead of every event: it is of another database"));
-        }
+        within_reach(feed.query.after, feed.reach)?;
         Ok(feed)
     }
 }
@@ -264,7 +263,8 @@ impl EventFeed {
             };
             self.heard = ring;
             self.reach = self.reach.max(reach);
-            if self.is_ahead() {
+            // Once it was told of events, none is as new as those: the store begins anew.
+            if within_reach(self.query.after, self.reach).is_err() {
                 tracing::warn!(position = %self.query.after, newest = %self.reach, "a feed of events ended: it is ahead of its store");
                 return Ok(None);
             }
@@ -272,11 +272,6 @@ impl EventFeed {
                 return Ok(Some(FeedItem::Quiet(self.query.after)));
             }
         }
-    }
-
-    /// A store without events may have deleted them all by age. With some, none is as new as what was told: it begins anew.
-    fn is_ahead(&self) -> bool {
-        self.reach > Position::START && self.query.after > self.reach
     }
 
     /// Everything up to here was told, or is what [`EventFeed::next`] gives without waiting.
