@@ -410,10 +410,11 @@ fn body(kind: &Kind) -> Value {
 async fn left_behind(world: &World, host_id: HostId) -> Value {
     let admin = world.fleet.admin(&world.root);
     let range = TelemetryRange { from: Some(Timestamp::MIN), limit: Some(500), ..TelemetryRange::default() };
+    let every = ContainerFilter { removed: true, limit: Some(500), cursor: None };
     let host = admin.host(host_id).await.unwrap();
     json!({
         "telemetry": admin.list_telemetry(host_id, range).await.unwrap(),
-        "containers": admin.list_containers(host_id, ContainerFilter { removed: true, limit: Some(500), cursor: None }).await.unwrap(),
+        "containers": admin.list_containers(host_id, every).await.unwrap(),
         "facts": host.facts, "status": host.status, "last_seen_at": host.last_seen_at,
     })
 }
