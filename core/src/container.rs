@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::wire::{known, or_default};
 
 /// What an agent says of a container. Unknown is absent, never a made-up zero.
 ///
@@ -36,10 +37,10 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_killed: Option<bool>,
     /// At most 64.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
-    /// At most 64; keys up to 128 bytes, values up to 1,024.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// At most 64; keys up to 128 bytes, values up to 1,024. One that is `null` is left out.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// By the agent's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]

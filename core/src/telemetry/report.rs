@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::container::Container;
+use crate::wire::{known, or_default};
 
-/// What an agent sends. Unknown fields are ignored, so that newer agents can talk to older servers.
+/// What an agent sends. Unknown fields are ignored, so that newer agents can talk to older servers. What may be left out may as
+/// well be `null`, which means the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// When it was measured, by the agent's clock; with the host it is the report's identity. An agent never gives two
@@ -16,10 +18,10 @@ pub struct Report {
     /// The machine.
     pub host: HostReport,
     /// Its containers, at most [`MAX_CONTAINERS`](super::MAX_CONTAINERS), each once.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<Container>,
     /// Whether `containers` is all there are: then those that are missing from it are marked removed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub containers_complete: bool,
     /// The agent itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +37,8 @@ pub struct HostReport {
     /// What is measured.
     pub metrics: HostMetrics,
     /// The embedding service's own numbers: at most [`MAX_CUSTOM`](super::MAX_CUSTOM), named `[a-z0-9_]{1,64}`, finite.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// One that is `null` is left out.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "BTreeMap::is_empty")]
     pub custom: BTreeMap<String, f64>,
 }
 

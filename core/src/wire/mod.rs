@@ -12,6 +12,7 @@ mod liveness;
 mod problem;
 mod series;
 mod telemetry;
+mod unknown;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ pub use series::{ContainerBucketBody, HostBucketBody, LatestTelemetry, SeriesBod
 pub use telemetry::{
     BatchReply, BatchResult, ContainerSnapshotBody, HeartbeatReply, ReportStatus, SnapshotBody, TelemetryReply,
 };
+pub(crate) use unknown::{known, or_default};
 
 use crate::error::FieldError;
 

@@ -11,6 +11,7 @@ mod host;
 mod host_deletion;
 mod ingest;
 mod interleaving;
+mod left_out;
 mod limits;
 mod liveness;
 mod placement;
