@@ -19,6 +19,7 @@ pub mod lineage;
 pub mod liveness;
 #[cfg(feature = "server")]
 pub mod placement;
+mod pointer;
 pub mod policy;
 pub mod secret;
 #[cfg(feature = "server")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::container::{Container, ContainerMetrics, Port};
 use crate::error::FieldError;
+use crate::pointer;
 use crate::telemetry::report::{AgentReport, HostFacts, HostMetrics, Report};
 use crate::text::{self, Alphabet};
 use crate::wire::Code;
@@ -83,9 +84,9 @@ pub fn validate(report: &Report) -> Result<(), FieldError> {
         return Err(FieldError::invalid("/host/custom", format!("at most {MAX_CUSTOM} custom numbers")));
     }
     for (name, value) in &report.host.custom {
-        let field = || format!("/host/custom/{}", escape(name));
+        let field = || pointer::member("/host/custom", name);
         text::check("custom metric name", 1, 64, Alphabet::Metric, name)
-            .map_err(|e| FieldError::invalid("/host/custom", e.to_string()))?;
+            .map_err(|e| FieldError::invalid(field(), e.to_string()))?;
         finite(*value, field)?;
     }
     if report.containers.len() > MAX_CONTAINERS {
@@ -198,8 +199,9 @@ fn validate_container(container: &Container, index: usize) -> Result<(), FieldEr
         return Err(FieldError::invalid(at("labels")(), format!("at most {MAX_LABELS} labels")));
     }
     for (key, value) in &container.labels {
-        required_text(key, 128, at("labels"))?;
-        optional_text(Some(value), 1024, at("labels"))?;
+        let label = || pointer::member(&at("labels")(), key);
+        required_text(key, 128, label)?;
+        optional_text(Some(value), 1024, label)?;
     }
     container.metrics.as_ref().map_or(Ok(()), |metrics| validate_container_metrics(metrics, index))
 }
@@ -258,9 +260,4 @@ fn not_negative(value: Option<f64>, field: impl FnOnce() -> String) -> Result<()
         }
         _ => Ok(()),
     }
-}
-
-/// A name as a JSON Pointer token (RFC 6901 §3).
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }

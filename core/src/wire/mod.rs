@@ -39,6 +39,7 @@ pub use telemetry::{
 pub(crate) use unknown::{known, or_default};
 
 use crate::error::FieldError;
+use crate::pointer;
 
 /// A page of a list. `next_cursor` is opaque; it asks for what follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,7 +78,7 @@ pub fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, FieldError> {
             let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
             if error.inner().is_data() || is_json() {
                 let detail = without_value(error.inner());
-                Err(FieldError::invalid(pointer(error.path()) + &missing(&detail), detail))
+                Err(FieldError::invalid(pointer_of(error.path()) + &missing(&detail), detail))
             } else {
                 Err(not_json(&error.inner().to_string()))
             }
@@ -115,21 +116,17 @@ fn missing(detail: &str) -> String {
 }
 
 /// A JSON Pointer (RFC 6901) of a serde path.
-fn pointer(path: &serde_path_to_error::Path) -> String {
+fn pointer_of(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
-    let pointer = path.iter().fold(String::new(), |mut pointer, segment| {
+    let mut found = String::new();
+    for segment in path {
         match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+            Segment::Seq { index } => pointer::push(&mut found, &index.to_string()),
+            Segment::Map { key } => pointer::push(&mut found, key),
             Segment::Enum { .. } | Segment::Unknown => {}
         }
-        pointer
-    });
-    // A key can be as long as the body; nobody needs more of it than this to find it.
-    match pointer.char_indices().nth(256) {
-        Some((end, _)) => format!("{}…", &pointer[..end]),
-        None => pointer,
     }
+    pointer::bounded(found)
 }
 
 /// The token of an `Authorization` header (RFC 6750 §2.1).

@@ -89,6 +89,7 @@ async fn each_report_is_answered_for_in_the_order_of_the_request() {
         report(at(300)),
         report(at(301)),
         json!({"host": {"metrics": {}}}),
+        json!({"recorded_at": at(-5), "host": {"metrics": {}, "custom": {"ok": 1, "Bad-Name": 2}}}),
     ];
     let reply = send(&world, &identity, &reports).await.unwrap();
     let taken = |seconds, status: &str| json!({"recorded_at": at(seconds), "status": status});
@@ -107,6 +108,7 @@ async fn each_report_is_answered_for_in_the_order_of_the_request() {
             taken(300, "accepted"),
             rejected(Some(301), "clock_skew", "/reports/10/recorded_at"),
             rejected(None, "invalid_field", "/reports/11/recorded_at"),
+            rejected(Some(-5), "invalid_field", "/reports/12/host/custom/Bad-Name"),
         ],
         "server_time": at(0), "next_report_in_ms": 30_000, "lease_ms": 60_000,
     });

@@ -116,9 +116,6 @@ async fn a_report_that_breaks_a_bound_is_refused_with_its_field() {
         ("/host/facts/cpu_count", json!(1u64 << 32)),
         ("/host/facts/disk_total_bytes", json!(u64::MAX)),
         ("/host/custom", custom(33)),
-        ("/host/custom", json!({"Upper": 1})),
-        ("/host/custom", json!({"": 1})),
-        ("/host/custom", json!({"x".repeat(65): 1})),
         ("/host/custom/x", json!("1")),
         ("/agent/version", long(65)),
         ("/agent/spooled", json!(-1)),
@@ -140,13 +137,28 @@ async fn a_report_that_breaks_a_bound_is_refused_with_its_field() {
         ("/containers/0/ports", with("ports", json!(vec![json!({"container_port": 1}); 65]))),
         ("/containers/0/ports/0/container_port", with("ports", json!([{"container_port": 65536}]))),
         ("/containers/0/ports/0/host_ip", with("ports", json!([{"container_port": 1, "host_ip": long(65)}]))),
-        ("/containers/0/labels", with("labels", json!({"k": long(1025)}))),
-        ("/containers/0/labels", with("labels", json!({"": "v"}))),
+        ("/containers/0/labels/k", with("labels", json!({"k": long(1025)}))),
+        ("/containers/0/labels/", with("labels", json!({"": "v"}))),
+        ("/containers/0/labels/nul\u{0}", with("labels", json!({"ok": "v", "nul\u{0}": "v"}))),
+        ("/containers/0/labels/k", with("labels", json!({"k": 1}))),
         ("/containers/0/started_at", with("started_at", json!("1969-01-01T00:00:00Z"))),
+    ];
+    // Named as it was sent: escaped as a pointer, and only so much of it as it takes to find it.
+    let names = [
+        ("Bad-Name".to_owned(), "/host/custom/Bad-Name".to_owned()),
+        ("a/b~c".to_owned(), "/host/custom/a~1b~0c".to_owned()),
+        (String::new(), "/host/custom/".to_owned()),
+        ("x".repeat(65), format!("/host/custom/{}", "x".repeat(65))),
+        ("x".repeat(5_000), format!("/host/custom/{}…", "x".repeat(256 - "/host/custom/".len()))),
     ];
     let cases = in_place
         .into_iter()
         .map(|(field, value)| (field, field, value, "invalid_field"))
+        .chain(
+            names
+                .iter()
+                .map(|(name, field)| ("/host/custom", field.as_str(), json!({"ok": 1, name: 2}), "invalid_field")),
+        )
         .chain(in_containers.into_iter().map(|(field, value)| ("/containers", field, value, "invalid_field")))
         .chain([
             ("/containers", "/containers", containers(501), "too_many_containers"),
