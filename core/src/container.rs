@@ -13,7 +13,7 @@ use crate::wire::{known, or_default};
 /// The bounds of its texts are checked with the report that it comes in, so that the error can name the field.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Container {
-    /// The engine's id of it: unique on its host. 1–128 bytes.
+    /// The engine's id of it: unique on its host. 1–128 bytes, and neither `.` nor `..`: it stands in paths.
     pub container_id: String,
     /// 1–255 bytes.
     pub name: String,

@@ -24,8 +24,8 @@ bounded_text! {
     ExternalId, "external id", 1..=128, Printable
 }
 bounded_text! {
-    /// A tag, for filters and placement.
-    Tag, "tag", 1..=64, Slug
+    /// A tag, for filters and placement. It stands in paths, so it is neither `.` nor `..`.
+    Tag, "tag", 1..=64, Segment
 }
 bounded_text! {
     /// The key of a label.

@@ -21,6 +21,8 @@ pub(crate) enum Alphabet {
     Printable,
     /// `[A-Za-z0-9._:/=-]`, for what ends up in paths and filters.
     Slug,
+    /// The same, for what stands in paths by itself: neither `.` nor `..`.
+    Segment,
     /// `[a-z0-9_]`, for metric names.
     Metric,
 }
@@ -30,9 +32,16 @@ impl Alphabet {
         match self {
             Self::Printable => is_graphic_ascii(text) || !text.chars().any(char::is_control) && text.trim() == text,
             Self::Slug => text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/=-".contains(&b)),
+            Self::Segment => Self::Slug.admits(text) && !is_dot_segment(text),
             Self::Metric => text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
         }
     }
+}
+
+/// Whether clients take it out of a path before they send it (RFC 3986 §5.2.4), percent-encoded or not: what is called so has no
+/// address, and a request that means it reaches something else.
+pub(crate) fn is_dot_segment(text: &str) -> bool {
+    matches!(text, "." | "..")
 }
 
 /// Most texts, told by their bytes: reports hold dozens of them.
@@ -45,6 +54,7 @@ impl fmt::Display for Alphabet {
         f.write_str(match self {
             Self::Printable => "without control characters or surrounding white space",
             Self::Slug => "of A-Z, a-z, 0-9 and . _ : / = -",
+            Self::Segment => "of A-Z, a-z, 0-9 and . _ : / = -, and neither . nor ..",
             Self::Metric => "of a-z, 0-9 and _",
         })
     }

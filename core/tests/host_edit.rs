@@ -183,6 +183,21 @@ fn an_archived_host_is_not_edited() {
     host.tag("t".parse().unwrap(), false, at(2)).unwrap_err();
 }
 
+/// A client that resolves a path would ask for the host itself, or for its list of tags.
+#[test]
+fn a_tag_is_no_step_in_a_path() {
+    for text in [".", ".."] {
+        assert!(text.parse::<Tag>().is_err());
+        let refused = |json: String| parse_json::<PatchHost>(json.as_bytes()).unwrap_err();
+        let error = refused(format!(r#"{{"tags": ["eu", "{text}"]}}"#));
+        assert_eq!((error.code.as_str(), error.field.as_str()), ("invalid_field", "/tags/1"));
+        assert!(text.parse::<LabelKey>().is_ok(), "no path holds a label's key");
+    }
+    for text in ["...", ".a", "a.", "a/..", "../a", "./", "-"] {
+        assert!(text.parse::<Tag>().is_ok(), "{text}");
+    }
+}
+
 #[test]
 fn a_host_has_as_many_tags_and_labels_as_it_may_and_no_more() {
     let tags: BTreeSet<Tag> = (0..MAX_TAGS).map(|n| format!("t{n}").parse().unwrap()).collect();

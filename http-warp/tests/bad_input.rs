@@ -429,6 +429,7 @@ fn admin_cases(known: &KnownTo) -> Vec<Case> {
             ("/v1/hosts?status=,+expected+asleep", "status: expected one of `pending`"),
             ("/v1/hosts?kind=rented", "kind"),
             ("/v1/hosts?tag=%20", "tag"),
+            ("/v1/hosts?tag=..", "tag"),
             ("/v1/hosts?colour=red", "colour"),
             ("/v1/hosts?cursor=x", "cursor"),
             ("/v1/events?cursor=x", "cursor"),

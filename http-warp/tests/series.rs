@@ -78,7 +78,7 @@ async fn a_course_has_units_in_its_names_and_nothing_that_was_not_measured() {
 async fn a_container_may_be_called_whatever_a_path_can_carry() {
     let house = House::new().await;
     let host = house.enrol("web-1").await;
-    let ids = ["a/b", "a b", "a%2Fb", "a%b", "é主", "?#&=+", "..", "latest", "\u{1}", "\""];
+    let ids = ["a/b", "a b", "a%2Fb", "a%b", "é主", "?#&=+", "...", "latest", "\u{1}", "\""];
     for (seconds, id) in (60..).zip(ids) {
         house.report_by(&host.token, &counted(seconds, id)).send().await.expect(200);
     }

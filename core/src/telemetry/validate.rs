@@ -179,7 +179,7 @@ fn validate_metrics(metrics: &HostMetrics) -> Result<(), FieldError> {
 
 fn validate_container(container: &Container, index: usize) -> Result<(), FieldError> {
     let at = |name: &'static str| move || format!("/containers/{index}/{name}");
-    required_text(&container.container_id, MAX_CONTAINER_ID, at("container_id"))?;
+    check_container_id(&container.container_id, at("container_id"))?;
     required_text(&container.name, 255, at("name"))?;
     required_text(&container.image, 512, at("image"))?;
     required_text(&container.state, 32, at("state"))?;
@@ -221,7 +221,15 @@ fn validate_agent(agent: &AgentReport) -> Result<(), FieldError> {
 /// Whether a report may call a container so.
 #[cfg(feature = "server")]
 pub(crate) fn is_container_id(text: &str) -> bool {
-    required_text(text, MAX_CONTAINER_ID, String::new).is_ok()
+    check_container_id(text, String::new).is_ok()
+}
+
+fn check_container_id(id: &str, field: impl Fn() -> String) -> Result<(), FieldError> {
+    required_text(id, MAX_CONTAINER_ID, &field)?;
+    if text::is_dot_segment(id) {
+        return Err(FieldError::invalid(field(), "neither . nor .., which no path can name"));
+    }
+    Ok(())
 }
 
 fn required_text(text: &str, max: usize, field: impl FnOnce() -> String) -> Result<(), FieldError> {

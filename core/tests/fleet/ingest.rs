@@ -126,6 +126,8 @@ async fn a_report_that_breaks_a_bound_is_refused_with_its_field() {
         ("/containers/1/container_id", json!([plain(0), plain(0)])),
         ("/containers/0/container_id", with("container_id", json!(""))),
         ("/containers/0/container_id", with("container_id", long(129))),
+        ("/containers/0/container_id", with("container_id", json!("."))),
+        ("/containers/0/container_id", with("container_id", json!(".."))),
         ("/containers/0/name", with("name", long(256))),
         ("/containers/0/image", with("image", long(513))),
         ("/containers/0/image_tag", with("image_tag", long(129))),
