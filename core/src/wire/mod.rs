@@ -55,6 +55,8 @@ pub struct PageBody<T> {
 /// # Errors
 /// `invalid_json` when it is not JSON; `invalid_field` with a pointer to the value that does not fit.
 pub fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, FieldError> {
+    // Asked of the whole at once: of each of its strings, as serde_json would of bytes, it costs more.
+    let Ok(text) = std::str::from_utf8(json) else { return Err(not_json("it is not UTF-8")) };
     // serde would also take the fields of an object as an array, in an order that nobody promised.
     if json.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first == b'[') {
         let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
@@ -64,21 +66,20 @@ pub fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, FieldError> {
             not_json("an object is expected")
         });
     }
-    // Whether it is UTF-8 is asked of the whole at once: of each of its strings, as serde_json would of bytes, costs more.
-    match std::str::from_utf8(json).map(serde_json::from_str) {
-        Ok(Ok(value)) => Ok(value),
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
         // Only a body that is refused pays for finding out where.
-        Ok(Err(_)) | Err(_) => {
-            let mut deserializer = serde_json::Deserializer::from_slice(json);
+        Err(_) => {
+            let mut deserializer = serde_json::Deserializer::from_str(text);
             let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
                 Ok(_) => return Err(not_json("there is something after the JSON value")),
                 Err(error) => error,
             };
             // serde_json calls some wrong types a syntax error: an array where an enum's name is due.
             let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
-            if error.inner().is_data() || is_json() {
+            if error.inner().is_data() || (!is_half_a_character(error.inner()) && is_json()) {
                 let detail = without_value(error.inner());
-                Err(FieldError::invalid(pointer_of(error.path()) + &missing(&detail), detail))
+                Err(FieldError::invalid(pointer_of(error.path()) + &at_fault(&detail), detail))
             } else {
                 Err(not_json(&error.inner().to_string()))
             }
@@ -109,9 +110,17 @@ fn without_value(error: &serde_json::Error) -> String {
     }
 }
 
-/// What a pointer to the object lacks, if the error is that a field does: the name is one of ours.
-fn missing(detail: &str) -> String {
-    let name = detail.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+/// Whether a string escapes half of a surrogate pair, so that it is no text. Who passes over strings calls it JSON.
+fn is_half_a_character(error: &serde_json::Error) -> bool {
+    let text = error.to_string();
+    let halves = ["lone leading surrogate", "unexpected end of hex escape", "invalid unicode code point"];
+    error.is_syntax() && halves.iter().any(|start| text.starts_with(start))
+}
+
+/// What a pointer to the object lacks, if the error is that a field does, or that it comes twice: the name is one of ours.
+fn at_fault(detail: &str) -> String {
+    let name = ["missing field `", "duplicate field `"].iter().find_map(|start| detail.strip_prefix(start));
+    let name = name.and_then(|rest| rest.split('`').next());
     name.map_or_else(String::new, |name| format!("/{name}"))
 }
 
@@ -178,6 +187,47 @@ mod tests {
             assert_eq!((code, found.as_str()), (Code::InvalidField, field), "{json}");
             assert!(!detail.contains("canary"), "{detail}");
         }
+    }
+
+    #[test]
+    fn a_field_that_comes_twice_is_named() {
+        for (json, field) in [
+            (r#"{"kind": "byoc", "number": 1, "number": 2}"#, "/number"),
+            (r#"{"kind": "byoc", "list": [{"kind": "byoc", "kind": "byoc"}]}"#, "/list/0/kind"),
+        ] {
+            let (code, found, _) = refused(json);
+            assert_eq!((code, found.as_str()), (Code::InvalidField, field), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_json() {
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code, reason = "only read by serde")]
+        struct Texts {
+            text: String,
+            #[serde(default)]
+            map: std::collections::BTreeMap<String, u64>,
+        }
+        let refused = |json: &[u8]| {
+            let error = parse_json::<Texts>(json).unwrap_err();
+            (error.code, error.field)
+        };
+        for json in [
+            r#"{"text": "\ud800"}"#,
+            r#"{"text": "\ud800\u0041"}"#,
+            r#"{"text": "\ud800 canary"}"#,
+            r#"{"text": "\udc00"}"#,
+            r#"{"text": "t", "map": {"\ud800": 1}}"#,
+        ] {
+            assert_eq!(refused(json.as_bytes()), (Code::InvalidJson, String::new()), "{json}");
+        }
+        for json in [&b"{\"text\": \"\xff\"}"[..], b"{\"text\": \"t\", \"other\": \"\xff\"}", b"[\"\xff\"]"] {
+            let error = parse_json::<Texts>(json).unwrap_err();
+            assert!(error.code == Code::InvalidJson && error.detail.contains("UTF-8"), "{error}");
+        }
+        // The other half makes it whole.
+        assert_eq!(parse_json::<Texts>(br#"{"text": "\ud83d\ude00"}"#).unwrap().text, "😀");
     }
 
     #[test]
