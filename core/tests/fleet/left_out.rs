@@ -1,6 +1,7 @@
 //! What a report does not say: left out or `null`, as agents write it in whose language an empty list or map is `null`.
 
 use enlist_core::conformance::sample::at;
+use enlist_core::fleet::ContainerFilter;
 use enlist_core::telemetry::{Report, parse_batch, parse_report};
 use enlist_core::wire::{Problem, ReportStatus};
 use enlist_core::{AgentIdentity, HostId};
@@ -33,7 +34,7 @@ async fn send(world: &World, identity: &AgentIdentity, body: &Value) -> Result<R
 }
 
 async fn containers(world: &World, host_id: HostId) -> usize {
-    world.fleet.admin(&world.root).list_containers(host_id, false, None, None).await.unwrap().items.len()
+    world.fleet.admin(&world.root).list_containers(host_id, ContainerFilter::default()).await.unwrap().items.len()
 }
 
 #[test]
