@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::host::Presence;
@@ -173,6 +174,9 @@ pub struct Monitor {
     storm_since: Option<Timestamp>,
     fallen: Vec<Fallen>,
     behind: Option<Behind>,
+    /// What a later version keeps there: replicas of two versions sweep one store, and the older must not erase it.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 /// A clock that is far behind the last sweep's.

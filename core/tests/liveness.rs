@@ -298,11 +298,15 @@ proptest! {
     }
 }
 
-/// A monitor of a later version, and one that was never written.
+/// A monitor that a later version has kept too, and one that was never written.
 #[test]
-fn an_unknown_field_is_passed_over_and_a_missing_one_is_new() {
-    let monitor: Monitor = serde_json::from_str(r#"{"later": 1}"#).unwrap();
-    assert_eq!(monitor, Monitor::default());
+fn an_unknown_field_stays_whoever_sweeps_and_a_missing_one_is_new() {
+    let stored = r#"{"last_sweep_at": null, "of_a_later_version": {"n": [1, 2]}}"#;
+    let monitor: Monitor = serde_json::from_str(stored).unwrap();
+    let (monitor, _) = monitor.tick(at(0), PACE, Seen { silent: 0, heard: 0 });
+    let kept = serde_json::to_value(monitor.note_fallen(at(0), PACE, 3)).unwrap();
+    assert_eq!(kept["of_a_later_version"], serde_json::json!({"n": [1, 2]}));
+    assert_eq!(kept["last_sweep_at"], serde_json::json!(at(0).to_string()));
     assert_eq!(serde_json::from_str::<Monitor>("{}").unwrap(), Monitor::default());
 }
 

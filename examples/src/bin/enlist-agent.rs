@@ -18,7 +18,7 @@ use enlist_examples::server::terminated;
 /// A host's agent: enrols it, and reports what this machine does.
 // No `Debug`, and tokens are read after clap: neither may print what was pasted.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "enlist-agent", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

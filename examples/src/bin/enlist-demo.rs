@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 /// A fleet of one, on this machine, with its real numbers.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "enlist-demo", version)]
 struct Args {
     /// End after this long, with a summary; otherwise at Ctrl-C.
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]

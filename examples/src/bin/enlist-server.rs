@@ -18,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A fleet's server: hosts enrol, report and are watched.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "enlist-server", version)]
 struct Args {
     #[command(subcommand)]
     command: Command,
