@@ -149,7 +149,7 @@ pub enum EventBody {
         /// Until when it can be exchanged.
         expires_at: Timestamp,
     },
-    /// An install token was taken back, since another was made or the host archived.
+    /// An install token was taken back: by an administrator, or since another was made or the host archived.
     #[serde(rename = "install_token.revoked")]
     InstallTokenRevoked {
         /// Which.

@@ -95,7 +95,8 @@ struct Inner {
     contacts: contact::Contacts,
     /// Held while they are written: who comes next knows that those taken before were.
     writing_contacts: futures_util::lock::Mutex<()>,
-    /// Held by whoever repeats a change of a host that another was quicker with.
+    /// Held by whoever repeats a change of a host that another was quicker with, until it is made: one at a time over all hosts,
+    /// since that is rare. Who is not too late does not wait for it.
     changing_again: futures_util::lock::Mutex<()>,
     reports: queue::Sender,
     uncommitted: driver::Uncommitted,
