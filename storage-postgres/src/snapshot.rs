@@ -10,7 +10,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 
-use crate::column::{At, Count, Id, from_json, overread, to_json};
+use crate::column::{At, Count, Id, Values, from_json, overread, to_json};
 use crate::error::Failure;
 use crate::telemetry::ReportKey;
 use crate::transaction::Db;
@@ -311,21 +311,21 @@ pub(crate) fn statement(db: &Db, text: &'static str, rows: &[Keyed<'_, '_>]) -> 
     let mut statement = db
         .query_with_room(text, VALUES, rows.len() * BYTES.0 + cpu_cores.len() * BYTES.1)
         .bind(of_all().map(|row| row.host_id).collect::<Vec<_>>())
-        .bind(of_all().map(|row| At(row.report.recorded_at)).collect::<Vec<_>>())
-        .bind(of_all().map(|row| At(row.received_at)).collect::<Vec<_>>());
+        .bind(Values(of_all().map(|row| Some(At(row.report.recorded_at))).collect()))
+        .bind(Values(of_all().map(|row| Some(At(row.received_at))).collect()));
     for n in 0..4 {
-        statement = statement.bind(of_all().map(|row| row.reals[n]).collect::<Vec<_>>());
+        statement = statement.bind(Values(of_all().map(|row| row.reals[n]).collect()));
     }
     for n in 0..9 {
-        statement = statement.bind(of_all().map(|row| row.counts[n].map(Count)).collect::<Vec<_>>());
+        statement = statement.bind(Values(of_all().map(|row| row.counts[n].map(Count)).collect()));
     }
     Ok(statement
         .bind(of_all().map(|row| row.custom.as_deref()).collect::<Vec<_>>())
         .bind(of_all().map(|row| row.agent.as_deref()).collect::<Vec<_>>())
         .bind(lows)
         .bind(highs)
-        .bind(cpu_cores)
-        .bind(numbers))
+        .bind(Values(cpu_cores))
+        .bind(Values(numbers)))
 }
 
 /// The statement with what `insert_one!` takes of this report.
@@ -343,8 +343,8 @@ pub(crate) fn statement_of_one(db: &Db, text: &'static str, of: Keyed<'_, '_>) -
     Ok(statement
         .bind(row.custom.as_deref())
         .bind(row.agent.as_deref())
-        .bind(measured.then_some(cpu_cores))
-        .bind(measured.then_some(numbers)))
+        .bind(measured.then_some(Values(cpu_cores)))
+        .bind(measured.then_some(Values(numbers))))
 }
 
 /// The stored reports of these identities.

@@ -108,10 +108,15 @@ macro_rules! store_several {
     };
 }
 
-/// Gives the hosts whose reports are stored.
+/// Gives the hosts whose reports are stored. One row says them all: a row for each costs both sides more than what is in it.
 macro_rules! without_uses {
     ($take:ident, $store:ident) => {
-        concat!($take!(), ", stored AS (", $store!(), ") SELECT host_id, NULL::uuid, NULL::timestamptz FROM stored")
+        concat!(
+            $take!(),
+            ", stored AS (",
+            $store!(),
+            ") SELECT array_agg(host_id), NULL::uuid[], NULL::timestamptz[] FROM stored"
+        )
     };
 }
 
@@ -124,7 +129,7 @@ macro_rules! with_uses {
             $store!(),
             "), used AS (",
             note_used!("(SELECT token_id, host_id, received_at FROM taken) AS u (id, host_id, at)", $grain),
-            ") SELECT stored.host_id, used.id, used.last_used_at
+            ") SELECT array_agg(stored.host_id), array_agg(used.id), array_agg(used.last_used_at)
             FROM stored LEFT JOIN used ON used.host_id = stored.host_id"
         )
     };
@@ -277,10 +282,11 @@ async fn store(shared: &Arc<Shared>, candidates: &[Candidate<'_>]) -> Result<Has
     });
     let (mut hosts, mut used) = (HashSet::with_capacity(candidates.len()), Vec::new());
     for row in rows.await? {
-        hosts.insert(row.try_get(0)?);
-        if let (Some(token_id), Some(at)) = (row.try_get::<Option<Id>, _>(1)?, row.try_get::<Option<At>, _>(2)?) {
-            used.push((token_id.into(), at.0));
-        }
+        hosts.extend(row.try_get::<Option<Vec<Id>>, _>(0)?.into_iter().flatten());
+        let tokens: Option<Vec<Option<Id>>> = row.try_get(1)?;
+        let times: Option<Vec<Option<At>>> = row.try_get(2)?;
+        let uses = tokens.into_iter().flatten().zip(times.into_iter().flatten());
+        used.extend(uses.filter_map(|(token_id, at)| Some((token_id?.into(), at?.0))));
     }
     shared.remembered.learn(Learnt { used, ..Learnt::default() });
     Ok(hosts)
