@@ -250,6 +250,27 @@ async fn a_host_that_comes_twice_in_a_call_comes_in_its_order() {
     assert_eq!(watched.ways().await, [vec!["7 transaction"; 3], vec!["8 transaction"; 3]].concat());
 }
 
+/// Alone and in groups: a minute long nobody looks for the token's row again.
+#[tokio::test]
+async fn a_use_that_the_statement_has_written_is_remembered() {
+    let mut watched = Watched::new().await;
+    let agents = watched.steady_hosts(3).await;
+    let setup = "CREATE SEQUENCE looks MINVALUE 0 START 0;
+         SELECT nextval('looks');
+         CREATE FUNCTION note_look() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM nextval('enlist.looks'); RETURN NULL; END $$;
+         CREATE TRIGGER note_look AFTER UPDATE ON agent_tokens FOR EACH STATEMENT EXECUTE FUNCTION note_look()";
+    watched.hand.run(setup).await;
+    let mut looks = Vec::new();
+    for (seconds, number) in [(100, 3), (101, 3), (102, 1), (200, 1), (201, 1), (202, 1), (203, 3), (204, 3)] {
+        accepted(&watched.store, agents[..number].iter().map(|agent| agent.append(full_report(seconds)))).await;
+        looks.push(watched.hand.value("SELECT last_value::text FROM looks").await);
+    }
+    // The first was noted with the group; then one alone; then the other two of a group.
+    assert_eq!(looks, ["1", "1", "1", "2", "2", "2", "3", "3"]);
+    assert!(watched.ways().await.iter().all(|way| way.ends_with("statement")));
+}
+
 /// Whoever waits for the first row holds none behind it.
 #[tokio::test]
 async fn stores_that_get_their_hosts_in_opposite_orders_take_their_locks_in_one() {
