@@ -168,7 +168,7 @@ impl EightBytes for At {
 }
 
 /// Many values of one column. sqlx would write a `Vec` element by element, each with a length that is patched in afterwards:
-/// for the hundred numbers of a report that is as much work as finding out what they are.
+/// for the hundred numbers of a report that is half as much work as all that is found out about it before.
 #[derive(Debug)]
 pub(crate) struct Values<T>(pub(crate) Vec<Option<T>>);
 
